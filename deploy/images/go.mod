@@ -1,0 +1,3 @@
+module collect.dev/images
+
+go 1.24

@@ -1,0 +1,74 @@
+//! Condition types and reasons, event reasons.
+
+/// Ready: kstatus' general word; True once the task is done and good.
+pub const READY: &str = "Ready";
+/// Complete: the task is done (Succeeded, PartiallySucceeded or Collected).
+pub const COMPLETE: &str = "Complete";
+/// Failed: the task is over and did not succeed.
+pub const FAILED: &str = "Failed";
+/// Verified: what was collected was compared with what the source says.
+pub const VERIFIED: &str = "Verified";
+/// Reconciling: work goes on (kstatus, abnormal-true).
+pub const RECONCILING: &str = "Reconciling";
+/// Stalled: nothing will go on without somebody's help (kstatus, abnormal-true).
+pub const STALLED: &str = "Stalled";
+
+/// Reasons that are shared by conditions and events.
+pub mod reason {
+    /// The planner walks the levels.
+    pub const PLANNING: &str = "Planning";
+    /// The plan is sealed.
+    pub const PLANNED: &str = "Planned";
+    /// Workers collect.
+    pub const RUNNING: &str = "Running";
+    /// What was collected is compared and committed.
+    pub const VALIDATING: &str = "Validating";
+    /// Done, compared, equal.
+    pub const SUCCEEDED: &str = "Succeeded";
+    /// Done; nothing to compare with.
+    pub const COLLECTED: &str = "Collected";
+    /// Over without success.
+    pub const FAILED: &str = "Failed";
+    /// Cancelled by desiredState.
+    pub const CANCELLED: &str = "Cancelled";
+    /// Paused by desiredState.
+    pub const PAUSED: &str = "Paused";
+    /// Started again after a pause.
+    pub const RESUMED: &str = "Resumed";
+    /// A new run replaces the tree.
+    pub const NEW_RUN: &str = "NewRun";
+    /// The plan could not be made.
+    pub const PLANNING_FAILED: &str = "PlanningFailed";
+    /// A sealed plan is gone and could not be made again.
+    pub const PLAN_LOST: &str = "PlanLost";
+    /// Shards used up their attempts.
+    pub const SHARDS_FAILED: &str = "ShardsFailed";
+    /// The comparison found a difference.
+    pub const VALIDATION_FAILED: &str = "ValidationFailed";
+    /// The file list could not be written.
+    pub const COMMIT_FAILED: &str = "CommitFailed";
+    /// A name that the tree needs belongs to something else.
+    pub const NAME_CONFLICT: &str = "NameConflict";
+    /// A child without a living parent, or one that the plan does not know.
+    pub const ORPHANED: &str = "Orphaned";
+    /// A Job was refused by quota or admission.
+    pub const JOB_REFUSED: &str = "JobRefused";
+    /// A pod waits for room or for its image.
+    pub const POD_PENDING: &str = "PodPending";
+    /// Objects of an earlier run or owner are still being deleted.
+    pub const WAITING_FOR_DELETION: &str = "WaitingForDeletion";
+    /// Waits for a slot.
+    pub const WAITING: &str = "Waiting";
+    /// Nothing could be compared: there is no total.
+    pub const NO_TOTAL: &str = "NoTotal";
+    /// The source's total does not fit what it gives.
+    pub const TOTAL_UNRELIABLE: &str = "TotalUnreliable";
+    /// The source changed while it was read.
+    pub const SOURCE_MOVED: &str = "SourceMoved";
+    /// Validation was switched off.
+    pub const NOT_VALIDATED: &str = "NotValidated";
+    /// An attempt failed and is tried again.
+    pub const RETRYING: &str = "Retrying";
+    /// A milestone of the progress was passed.
+    pub const MILESTONE: &str = "Milestone";
+}
