@@ -18,6 +18,7 @@ use crate::{
     version = "v1alpha1",
     kind = "ValidationReport",
     plural = "validationreports",
+    doc = "What the source holds against what was collected. Made by the operator, one for each task and run.",
     namespaced,
     status = "ValidationReportStatus",
     derive = "PartialEq",

@@ -19,6 +19,7 @@ use crate::{
     version = "v1alpha1",
     kind = "CollectShard",
     plural = "collectshards",
+    doc = "A slice of records small enough for one worker. Made by the operator.",
     namespaced,
     status = "CollectShardStatus",
     derive = "PartialEq",

@@ -18,7 +18,10 @@ pub enum Sink {
 #[serde(rename_all = "camelCase")]
 pub struct ObjectStoreSink {
     /// Folder that belongs to this task alone: `s3://bucket/prefix`, or `file:///folder` within `volume`.
-    #[schemars(length(min = 6, max = 1024), regex(pattern = r"^(s3://[a-z0-9][a-z0-9.-]+(/[^\s?#]*)?|file:///[^\s?#]*)$"))]
+    #[schemars(
+        length(min = 6, max = 1024),
+        regex(pattern = r"^(s3://[a-z0-9][a-z0-9.-]+(/[^\s?#]*)?|file:///[^\s?#]*)$")
+    )]
     pub url: String,
     /// Form of the files. `ndjson` keeps each record's exact text; `parquet` needs `spec.record.fields`. Default: ndjson.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -81,9 +84,9 @@ impl ObjectStoreSink {
         self.secret_ref
             .iter()
             .flat_map(|secret| {
-                ["access_key_id", "secret_access_key", "session_token"].into_iter().map(|key| {
-                    (secret.name.clone(), key.to_owned(), "spec.sink.objectStore.secretRef.name")
-                })
+                ["access_key_id", "secret_access_key", "session_token"]
+                    .into_iter()
+                    .map(|key| (secret.name.clone(), key.to_owned(), "spec.sink.objectStore.secretRef.name"))
             })
             .collect()
     }

@@ -26,6 +26,7 @@ use crate::{
     version = "v1alpha1",
     kind = "CollectTask",
     plural = "collecttasks",
+    doc = "A collection of records from a source into a sink, split into a tree of work and compared with the source at the end.",
     namespaced,
     status = "CollectTaskStatus",
     derive = "PartialEq",

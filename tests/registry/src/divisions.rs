@@ -5,7 +5,7 @@
 //! | level     | rows    | code digits | children per row: least, median, most | note |
 //! |-----------|---------|-------------|----------------------------------------|------|
 //! | provinces |      31 |  2          | 1, 11, 21 cities                       | 11, 12, 31 have one city; 44 has 21 |
-//! | cities    |     342 |  4          | 1, 8, 26 districts                     | five have one district (441900, 442000, 460400, 620201, …) |
+//! | cities    |     342 |  4          | 1, 8, 26 districts                     | 4190, 4419, 4420, 4604, 6202 have one district |
 //! | districts |   2,978 |  6          | 1, 13, 52 streets; 1, 168, 1526 villages | seven have a single village, e.g. 540174; 310115 has the most |
 //! | streets   |  41,352 |  9          | 1, 12, 170 villages                    | 1,630 have a single village; 370704008 has the most |
 //! | villages  | 620,573 | 12          |                                        | by city 10 (4603) to 7,535 (1101); by province 2,912 (64) to 62,074 (37) |

@@ -16,8 +16,12 @@
 //! A list is `{"data", "total", "page", "size", "next", "cursor", "has_more"}` with headers X-Total-Count and
 //! Link rel=next (RFC 8288); the table in [`paging`](mod@paging) says which parameters page it how.
 //!
+//! The modules [`control`](mod@control), [`journal`](mod@journal), [`listen`](mod@listen) and [`trigger`](mod@trigger) know nothing of registries: the S3
+//! server of the tests is built on them too.
+//!
 //! It must never be reachable from outside a test: the control endpoints ask for no credentials.
 
+pub mod control;
 pub mod divisions;
 pub mod journal;
 pub mod listen;
@@ -27,6 +31,7 @@ mod registry;
 mod server;
 pub mod trigger;
 
+pub use control::Controlled;
 pub use divisions::LoadError;
 pub use journal::{Entry, Stats};
 pub use options::{ApiKey, Effect, Fault, Options};

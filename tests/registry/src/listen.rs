@@ -6,6 +6,8 @@ use std::fmt;
 use std::pin::Pin;
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures::{StreamExt, stream};
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -26,6 +28,16 @@ impl fmt::Display for Reset {
 }
 
 impl std::error::Error for Reset {}
+
+/// The first half of a body, on the wire for sure, then an error, which resets the connection.
+pub fn cut(mut bytes: Bytes) -> axum::body::Body {
+    bytes.truncate(bytes.len() / 2);
+    let end = stream::once(async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Err(Reset)
+    });
+    axum::body::Body::from_stream(stream::iter([Ok(bytes)]).chain(end))
+}
 
 /// Serves connections until dropped; dropping it also drops every open connection.
 ///

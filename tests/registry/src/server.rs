@@ -18,7 +18,6 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use futures::{StreamExt, stream};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use serde::{Deserialize, Serialize};
@@ -27,8 +26,9 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tower_service::Service;
 
-use crate::journal::{Entry, Journal, Stats, Ticket};
-use crate::listen::{Reset, listen};
+use crate::control::{self, Controlled};
+use crate::journal::{Entry, Journal, Ticket};
+use crate::listen::{Reset, cut, listen};
 use crate::options::{Effect, Options};
 use crate::paging::{self, Asked, Params, Place};
 use crate::registry::{Registry, Row};
@@ -106,19 +106,25 @@ impl Control {
         Arc::clone(&self.slot())
     }
 
-    /// The options in force.
-    pub fn options(&self) -> Options {
-        self.rules().options.clone()
-    }
-
-    /// Replaces all options; faults count requests anew.
-    pub fn set_options(&self, options: Options) {
-        *self.slot() = Arc::new(Rules::new(options));
-    }
-
     /// The data being served.
     pub fn registry(&self) -> &Registry {
         &self.registry
+    }
+}
+
+impl Controlled for Control {
+    type Options = Options;
+
+    fn options(&self) -> Options {
+        self.rules().options.clone()
+    }
+
+    fn set_options(&self, options: Options) {
+        *self.slot() = Arc::new(Rules::new(options));
+    }
+
+    fn journal(&self) -> &Journal {
+        &self.journal
     }
 }
 
@@ -195,9 +201,7 @@ fn router(control: Control) -> Router {
         .route("/api/{level}", get(whole_level))
         .route("/api/{parent}/{code}/summary", get(summary_below))
         .route("/api/{parent}/{code}/{level}", get(level_below))
-        .route("/_control", get(show_options).put(put_options).patch(patch_options))
-        .route("/_log", get(show_log).delete(clear_log))
-        .route("/_stats", get(show_stats))
+        .merge(control::endpoints())
         .fallback(|| async { refused(StatusCode::NOT_FOUND, "no such path") })
         .layer(from_fn_with_state(control.clone(), gate))
         .with_state(control)
@@ -320,16 +324,6 @@ async fn finish(ticket: &Ticket, response: Response, effects: &[Effect], gzip: b
     ticket.answered(parts.status.as_u16(), records, bytes.len() as u64);
     let body = if effects.contains(&Effect::Cut) { cut(bytes) } else { Body::from(bytes) };
     Response::from_parts(parts, body)
-}
-
-/// The first half, on the wire for sure, then an error, which resets the connection.
-fn cut(mut bytes: Bytes) -> Body {
-    bytes.truncate(bytes.len() / 2);
-    let end = stream::once(async {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        Err(Reset)
-    });
-    Body::from_stream(stream::iter([Ok(bytes)]).chain(end))
 }
 
 // Lists.
@@ -575,65 +569,6 @@ fn connection(
             .into_response();
     response.extensions_mut().insert(records);
     Ok(response)
-}
-
-// The server's own endpoints.
-
-async fn show_options(State(control): State<Control>) -> axum::Json<Options> {
-    axum::Json(control.options())
-}
-
-async fn put_options(State(control): State<Control>, body: Bytes) -> Response {
-    match serde_json::from_slice::<Options>(&body) {
-        Ok(options) => {
-            control.set_options(options);
-            axum::Json(control.options()).into_response()
-        }
-        Err(error) => refused(StatusCode::BAD_REQUEST, &error.to_string()),
-    }
-}
-
-/// Replaces the fields that the body holds; null sets one back to its default.
-async fn patch_options(State(control): State<Control>, body: Bytes) -> Response {
-    let merge = || -> serde_json::Result<Options> {
-        let changes: serde_json::Map<String, Value> = serde_json::from_slice(&body)?;
-        let mut merged: serde_json::Map<String, Value> =
-            serde_json::from_value(serde_json::to_value(control.options())?)?;
-        for (name, value) in changes {
-            if value.is_null() {
-                merged.remove(&name)
-            } else {
-                merged.insert(name, value)
-            };
-        }
-        serde_json::from_value(Value::Object(merged))
-    };
-    match merge() {
-        Ok(options) => {
-            control.set_options(options);
-            axum::Json(control.options()).into_response()
-        }
-        Err(error) => refused(StatusCode::BAD_REQUEST, &error.to_string()),
-    }
-}
-
-#[derive(Deserialize)]
-struct Since {
-    #[serde(default)]
-    since: u64,
-}
-
-async fn show_log(State(control): State<Control>, Query(since): Query<Since>) -> axum::Json<Vec<Entry>> {
-    axum::Json(control.journal.since(since.since))
-}
-
-async fn clear_log(State(control): State<Control>) -> StatusCode {
-    control.journal.clear();
-    StatusCode::NO_CONTENT
-}
-
-async fn show_stats(State(control): State<Control>) -> axum::Json<Stats> {
-    axum::Json(control.journal.stats())
 }
 
 #[cfg(test)]

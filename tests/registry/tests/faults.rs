@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use collect_registry::{ApiKey, Effect, Options, Registry, Running, When, serve};
+use collect_registry::{ApiKey, Controlled, Effect, Options, Registry, Running, When, serve};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
 
