@@ -45,6 +45,7 @@ open_enum! {
 #[serde(rename_all = "camelCase")]
 pub struct Attempt {
     /// Number of the attempt, from 1; never used again.
+    #[serde(rename = "number")]
     pub n: i32,
     /// Random id of the operator process that may create the Job.
     #[schemars(length(max = 63))]

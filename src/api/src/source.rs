@@ -91,7 +91,7 @@ pub enum Method {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[x_kube(validation = Rule::new("[has(self.json), has(self.form), has(self.text)].filter(x, x).size() == 1").message("set exactly one of: json, form, text"))]
 pub struct Body {
-    /// A JSON value; strings in it are templates. Sent as application/json.
+    /// A JSON object; strings in it are templates. Sent as application/json.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "any_json")]
     pub json: Option<serde_json::Value>,
@@ -106,7 +106,7 @@ pub struct Body {
 }
 
 fn any_json(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({"x-kubernetes-preserve-unknown-fields": true})
+    schemars::json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
 }
 
 /// How to get the following pages. Exactly one kind.
