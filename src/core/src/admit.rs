@@ -1,0 +1,294 @@
+//! Admission: one pure pass per root says which tasks and shards to create and which shards may start.
+//!
+//! Slots are allotted down the tree in the plan's order. At most parallelism + lookahead unfinished shards exist at a time,
+//! over the whole tree, so a large plan never becomes a large number of objects.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use collect_api::{DesiredState, Phase};
+
+use crate::tree::PlanTree;
+
+/// A CollectTask as it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TaskSeen {
+    /// Uid.
+    pub uid: String,
+    /// Phase; absent before its first status.
+    pub phase: Option<Phase>,
+    /// Its own desired state.
+    pub desired: Option<DesiredState>,
+    /// Its own bound on workers.
+    pub parallelism: Option<i32>,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+}
+
+/// A CollectShard as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardSeen {
+    /// Uid.
+    pub uid: String,
+    /// State as far as admission cares.
+    pub state: ShardState,
+}
+
+/// State of a shard as far as admission cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShardState {
+    /// Has a live attempt, or is being deleted with one.
+    Live,
+    /// Waits; may start after this time.
+    Waiting(Duration),
+    /// Nothing happens to it any more.
+    Over,
+}
+
+/// What exists of a tree.
+#[derive(Clone, Debug, Default)]
+pub struct TreeSeen {
+    /// Tasks by name, the root included; only those whose owner is the right one.
+    pub tasks: BTreeMap<String, TaskSeen>,
+    /// Shards by name of their task and index; only those whose owner is that task.
+    pub shards: BTreeMap<String, BTreeMap<i32, ShardSeen>>,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Admission {
+    /// Nodes (indexes in the tree) whose task is to be created.
+    pub tasks: Vec<usize>,
+    /// Shards to be created: node and index.
+    pub shards: Vec<(usize, i32)>,
+    /// Uids of the shards that may start or go on.
+    pub starts: BTreeSet<String>,
+    /// When a waiting shard's time comes.
+    pub next: Option<Duration>,
+}
+
+/// Shards that wait for a slot in advance, so that a slot never waits for an object to be created.
+pub fn lookahead(parallelism: i32) -> i32 {
+    (parallelism / 2).clamp(2, 50)
+}
+
+/// Objects created in one pass at most; the rest follows in the next.
+const BATCH: usize = 200;
+
+/// One pass of admission.
+pub fn admit(tree: &PlanTree, seen: &TreeSeen, parallelism: i32) -> Admission {
+    let mut pass = Pass {
+        tree,
+        seen,
+        out: Admission::default(),
+        window: i64::from(parallelism.max(0)) + i64::from(lookahead(parallelism)),
+        unfinished: 0,
+    };
+    pass.unfinished = seen
+        .shards
+        .values()
+        .flat_map(BTreeMap::values)
+        .filter(|shard| shard.state != ShardState::Over)
+        .count()
+        .try_into()
+        .unwrap_or(i64::MAX);
+    if !tree.nodes.is_empty() {
+        let live = pass.live(0);
+        pass.node(0, DesiredState::Running, (i64::from(parallelism) - live).max(0));
+    }
+    pass.out
+}
+
+struct Pass<'a> {
+    tree: &'a PlanTree,
+    seen: &'a TreeSeen,
+    out: Admission,
+    window: i64,
+    unfinished: i64,
+}
+
+impl Pass<'_> {
+    /// Live shards of a node and of all nodes below it.
+    fn live(&self, index: usize) -> i64 {
+        let Some(node) = self.tree.nodes.get(index) else { return 0 };
+        let own = self
+            .seen
+            .shards
+            .get(&node.name)
+            .map_or(0, |shards| shards.values().filter(|shard| shard.state == ShardState::Live).count());
+        i64::try_from(own).unwrap_or(i64::MAX) + node.children.iter().map(|child| self.live(*child)).sum::<i64>()
+    }
+
+    /// Walks a node with `slots` free; gives back how many it used.
+    fn node(&mut self, index: usize, above: DesiredState, slots: i64) -> i64 {
+        let tree = self.tree;
+        let Some(node) = tree.nodes.get(index) else { return 0 };
+        let Some(task) = self.seen.tasks.get(&node.name) else {
+            if above == DesiredState::Running && self.has_room(node.shards_below) && self.out.tasks.len() < BATCH {
+                self.out.tasks.push(index);
+            }
+            return 0;
+        };
+        let desired = above.max(task.desired.unwrap_or_default());
+        if task.deleting || task.phase.as_ref().is_some_and(Phase::is_terminal) {
+            return 0;
+        }
+        let own = match task.parallelism {
+            Some(bound) if index != 0 => slots.min((i64::from(bound) - self.live(index)).max(0)),
+            _ => slots,
+        };
+        let mut used = 0;
+        let none = BTreeMap::new();
+        let shards = self.seen.shards.get(&node.name).unwrap_or(&none);
+        for shard_index in 0..node.shards.len() {
+            let Ok(shard_index) = i32::try_from(shard_index) else { break };
+            match shards.get(&shard_index) {
+                None if desired == DesiredState::Running => {
+                    if self.unfinished < self.window && self.out.shards.len() < BATCH {
+                        self.unfinished += 1;
+                        self.out.shards.push((index, shard_index));
+                    }
+                }
+                Some(ShardSeen { uid, state: ShardState::Waiting(wait) }) if desired == DesiredState::Running => {
+                    if !wait.is_zero() {
+                        self.out.next = Some(self.out.next.map_or(*wait, |next| next.min(*wait)));
+                    } else if used < own {
+                        used += 1;
+                        self.out.starts.insert(uid.clone());
+                    }
+                }
+                Some(ShardSeen { uid, state: ShardState::Live }) => {
+                    self.out.starts.insert(uid.clone());
+                }
+                _ => {}
+            }
+        }
+        for child in &node.children {
+            used += self.node(*child, desired, own - used);
+        }
+        used
+    }
+
+    /// A task is created when its first shard could be; one without shards costs nothing.
+    fn has_room(&self, shards: i32) -> bool {
+        shards == 0 || self.unfinished < self.window
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::tests::{shard, task, tree};
+
+    fn seen_task() -> TaskSeen {
+        TaskSeen { uid: "t".into(), phase: None, desired: None, parallelism: None, deleting: false }
+    }
+
+    fn two_leaves(each: i32) -> PlanTree {
+        let mut lines = vec![task(&[], 2, 0)];
+        for name in ["a", "b"] {
+            lines.push(task(&[name], 0, each));
+            lines.extend((0..each).map(shard));
+        }
+        tree(&lines)
+    }
+
+    /// Plays the pass until nothing changes: everything admitted is created and started, started shards end at once.
+    fn play(tree: &PlanTree, parallelism: i32) -> (usize, usize) {
+        let mut seen = TreeSeen::default();
+        seen.tasks.insert("root".into(), seen_task());
+        let (mut most_live, mut most_unfinished) = (0, 0);
+        for _ in 0..10_000 {
+            let admission = admit(tree, &seen, parallelism);
+            if admission == Admission::default() {
+                break;
+            }
+            for index in &admission.tasks {
+                seen.tasks.insert(tree.nodes[*index].name.clone(), seen_task());
+            }
+            for (node, index) in &admission.shards {
+                let name = &tree.nodes[*node].name;
+                let state = ShardState::Waiting(Duration::ZERO);
+                seen.shards
+                    .entry(name.clone())
+                    .or_default()
+                    .insert(*index, ShardSeen { uid: format!("{name}-{index}"), state });
+            }
+            let unfinished =
+                seen.shards.values().flat_map(BTreeMap::values).filter(|s| s.state != ShardState::Over).count();
+            most_unfinished = most_unfinished.max(unfinished);
+            most_live = most_live.max(admission.starts.len());
+            for shard in seen.shards.values_mut().flat_map(BTreeMap::values_mut) {
+                if admission.starts.contains(&shard.uid) {
+                    shard.state = ShardState::Over;
+                }
+            }
+        }
+        let over = seen.shards.values().flat_map(BTreeMap::values).filter(|s| s.state == ShardState::Over).count();
+        assert_eq!(over as i32, tree.nodes[0].shards_below, "every shard is admitted in the end");
+        assert_eq!(seen.tasks.len() as i32, tree.nodes[0].tasks_below + 1);
+        (most_live, most_unfinished)
+    }
+
+    #[test]
+    fn everything_is_admitted_within_the_window() {
+        for parallelism in [1, 3, 8] {
+            let (live, unfinished) = play(&two_leaves(40), parallelism);
+            assert!(live <= parallelism as usize, "{live}");
+            assert!(unfinished <= (parallelism + lookahead(parallelism)) as usize, "{unfinished}");
+        }
+    }
+
+    #[test]
+    fn nothing_starts_below_a_pause() {
+        let tree = two_leaves(2);
+        let mut seen = TreeSeen::default();
+        seen.tasks.insert("root".into(), seen_task());
+        seen.tasks.insert("root-a".into(), TaskSeen { desired: Some(DesiredState::Paused), ..seen_task() });
+        let admission = admit(&tree, &seen, 4);
+        assert_eq!(admission.tasks, [2]);
+        assert_eq!(admission.shards, []);
+    }
+
+    #[test]
+    fn a_childs_own_bound_holds() {
+        let tree = two_leaves(3);
+        let mut seen = TreeSeen::default();
+        seen.tasks.insert("root".into(), seen_task());
+        seen.tasks.insert("root-a".into(), TaskSeen { parallelism: Some(1), ..seen_task() });
+        seen.tasks.insert("root-b".into(), seen_task());
+        for name in ["root-a", "root-b"] {
+            for index in 0..3 {
+                let state = ShardState::Waiting(Duration::ZERO);
+                seen.shards
+                    .entry(name.into())
+                    .or_default()
+                    .insert(index, ShardSeen { uid: format!("{name}-{index}"), state });
+            }
+        }
+        let starts: Vec<_> = admit(&tree, &seen, 3).starts.into_iter().collect();
+        assert_eq!(starts, ["root-a-0", "root-b-0", "root-b-1"]);
+    }
+
+    #[test]
+    fn parallelism_zero_starts_nothing() {
+        let tree = two_leaves(1);
+        let mut seen = TreeSeen::default();
+        seen.tasks.insert("root".into(), seen_task());
+        assert_eq!(admit(&tree, &seen, 0).starts.len(), 0);
+    }
+
+    #[test]
+    fn a_backoff_is_waited_for() {
+        let tree = tree(&[task(&[], 0, 1), shard(0)]);
+        let mut seen = TreeSeen::default();
+        seen.tasks.insert("root".into(), seen_task());
+        let state = ShardState::Waiting(Duration::from_secs(7));
+        seen.shards.entry("root".into()).or_default().insert(0, ShardSeen { uid: "s".into(), state });
+        let admission = admit(&tree, &seen, 4);
+        assert!(admission.starts.is_empty());
+        assert_eq!(admission.next, Some(Duration::from_secs(7)));
+    }
+}

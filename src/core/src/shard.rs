@@ -1,0 +1,284 @@
+//! A shard's status: each function gives the whole new status for one transition.
+
+use collect_api::{
+    CollectShardStatus, Outcome,
+    condition::{COMPLETE, FAILED, reason},
+    protocol::{Checkpoint, ProgressReport, WorkResult},
+    shard::{ShardPhase, ShardProgress, ShardSummary},
+};
+use jiff::Timestamp;
+
+use crate::{
+    conditions::{self, whole_seconds},
+    exit::{RetryClass, retry_class},
+    ledger::{self, Ended, Finish},
+    resolve::RetryPolicy,
+    text,
+};
+
+/// The status with attempt n authorised.
+pub fn authorised(
+    status: &CollectShardStatus,
+    n: i32,
+    me: &str,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> CollectShardStatus {
+    let mut new = status.clone();
+    ledger::authorise(&mut new.attempts, &mut new.folded, n, me, now);
+    new.attempt = Some(n);
+    new.phase = Some(ShardPhase::Running);
+    new.message = None;
+    new.observed_generation = generation;
+    new
+}
+
+/// The status with the end of attempt n recorded, and with the shard's own end where that follows from it: one write.
+pub fn recorded(
+    status: &CollectShardStatus,
+    uid: &str,
+    expected: Option<i64>,
+    n: i32,
+    end: &Ended,
+    policy: &RetryPolicy,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> CollectShardStatus {
+    let mut end = end.clone();
+    let result = match &end.message.result {
+        Some(WorkResult::Collect(result)) => Some(result.clone()),
+        _ => None,
+    };
+    let claims_done = end.outcome.as_ref().is_some_and(|outcome| retry_class(outcome) == RetryClass::Done);
+    if claims_done && result.is_none() {
+        // Without the numbers the shard can't be counted; the next attempt reads them from the manifest.
+        end.outcome = Some(Outcome::Lost);
+        end.system_message =
+            Some("the worker ended well but left no result; the next attempt reads it from the manifest".into());
+    }
+    let mut new = status.clone();
+    ledger::record(&mut new.attempts, new.folded.as_ref(), n, &end, policy, uid, now);
+    if let Some(checkpoint) = end.message.checkpoint.as_ref().filter(|new| is_ahead(status.checkpoint.as_ref(), new)) {
+        new.checkpoint = Some(checkpoint.clone());
+    }
+    new.phase = Some(ShardPhase::Pending);
+    new.observed_generation = generation;
+    let last = new.attempts.last();
+    new.message = last.and_then(|attempt| attempt.message.clone()).filter(|_| !claims_done);
+    if let Some(result) = result.filter(|_| claims_done) {
+        new.summary = Some(ShardSummary {
+            progress: Some("100%".into()),
+            records: Some(text::of(
+                result.tally.records,
+                expected.or(Some(result.tally.source).filter(|_| result.tally.without_total == 0)),
+            )),
+            rate: last.and_then(|attempt| {
+                let (from, to) = (attempt.started_at.as_ref()?, attempt.finished_at.as_ref()?);
+                text::rate(attempt.records?, to.0.duration_since(from.0).as_secs_f64().max(1.0))
+            }),
+        });
+        new.result = Some(result);
+        return finished(&new, &Finish::Done, generation, now);
+    }
+    let unreachable = ledger::Seen {
+        me: "",
+        uid,
+        desired: collect_api::DesiredState::Running,
+        admitted: false,
+        worker: ledger::WorkerSeen::Unseen,
+        post: ledger::Post::NotTried,
+        watched_for: std::time::Duration::ZERO,
+    };
+    match ledger::decide(&new.attempts, new.folded.as_ref(), policy, &unreachable, now) {
+        ledger::Step::Finish(finish) => finished(&new, &finish, generation, now),
+        _ => new,
+    }
+}
+
+/// The status at the end of the shard.
+pub fn finished(
+    status: &CollectShardStatus,
+    finish: &Finish,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> CollectShardStatus {
+    let mut new = status.clone();
+    new.observed_generation = generation;
+    match finish {
+        Finish::Done => {
+            new.phase = Some(ShardPhase::Succeeded);
+            new.message = None;
+            // What led to the result is told by the manifest; the object stays small.
+            new.checkpoint = None;
+            new.progress = None;
+            conditions::set(
+                &mut new.conditions,
+                COMPLETE,
+                "True",
+                reason::SUCCEEDED,
+                "the slice is committed at the sink",
+                generation,
+                now,
+            );
+            conditions::ready(
+                &mut new.conditions,
+                reason::SUCCEEDED,
+                "the slice is committed at the sink",
+                generation,
+                now,
+            );
+        }
+        Finish::Failed(why) => {
+            new.phase = Some(ShardPhase::Failed);
+            new.message = Some(text::cut(why, 1024));
+            conditions::set(&mut new.conditions, FAILED, "True", reason::FAILED, why, generation, now);
+            conditions::stalled(&mut new.conditions, reason::FAILED, why, generation, now);
+        }
+        Finish::Cancelled => {
+            new.phase = Some(ShardPhase::Cancelled);
+            new.message = Some("cancelled by desiredState".into());
+            conditions::set(
+                &mut new.conditions,
+                FAILED,
+                "True",
+                reason::CANCELLED,
+                "cancelled by desiredState",
+                generation,
+                now,
+            );
+        }
+    }
+    new
+}
+
+/// The status while the shard waits, where its phase or message differs from what stands there.
+pub fn waiting(
+    status: &CollectShardStatus,
+    phase: ShardPhase,
+    message: Option<String>,
+    generation: Option<i64>,
+) -> CollectShardStatus {
+    let mut new = status.clone();
+    new.phase = Some(phase);
+    new.message = message.map(|message| text::cut(&message, 1024));
+    new.observed_generation = generation;
+    new
+}
+
+/// Whether a checkpoint may take another's place: it never goes backwards (I8).
+pub fn is_ahead(old: Option<&Checkpoint>, new: &Checkpoint) -> bool {
+    old.is_none_or(|old| new.seq > old.seq)
+}
+
+/// The status with a worker's report taken in; nothing where the report is old or from another attempt than the live one.
+pub fn progressed(
+    status: &CollectShardStatus,
+    expected: Option<i64>,
+    report: &ProgressReport,
+    now: Timestamp,
+) -> Option<CollectShardStatus> {
+    let attempt = status.attempts.last().filter(|attempt| attempt.n == report.attempt && attempt.is_live())?;
+    if status.progress.as_ref().is_some_and(|old| old.attempt == report.attempt && old.seq >= report.seq) {
+        return None;
+    }
+    let mut new = status.clone();
+    let expected = report.expected.or(expected);
+    let seconds = now.duration_since(attempt.authorised_at.0).as_secs_f64();
+    new.progress = Some(ShardProgress {
+        attempt: report.attempt,
+        seq: report.seq,
+        stage: text::cut(&report.stage, 63),
+        records: report.records.max(0),
+        bytes: report.bytes.max(0),
+        expected,
+        at: whole_seconds(now),
+    });
+    new.summary = Some(ShardSummary {
+        progress: expected.map(|expected| format!("{}%", text::percent(report.records, expected))),
+        records: Some(text::of(report.records, expected)),
+        rate: text::rate(report.records, seconds),
+    });
+    if let Some(checkpoint) = report.checkpoint.as_ref().filter(|new| is_ahead(status.checkpoint.as_ref(), new)) {
+        new.checkpoint = Some(checkpoint.clone());
+    }
+    Some(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use collect_api::protocol::{CollectResult, Tally, TerminationMessage};
+
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn running() -> CollectShardStatus {
+        authorised(&CollectShardStatus::default(), 1, "me", Some(1), at(0))
+    }
+
+    fn record(status: &CollectShardStatus, end: &Ended) -> CollectShardStatus {
+        recorded(status, "uid", Some(10), 1, end, &RetryPolicy::of(None), Some(1), at(60))
+    }
+
+    fn success(records: i64) -> Ended {
+        let tally = Tally { records, source: records, ..Tally::default() };
+        let result = Some(WorkResult::Collect(CollectResult { tally, ..CollectResult::default() }));
+        Ended {
+            outcome: Some(Outcome::Succeeded),
+            message: TerminationMessage { result, ..Default::default() },
+            ..Ended::default()
+        }
+    }
+
+    #[test]
+    fn outcome_and_end_are_one_write() {
+        let new = record(&running(), &success(10));
+        assert_eq!(new.phase, Some(ShardPhase::Succeeded));
+        assert_eq!(new.summary.unwrap().records.unwrap(), "10/10");
+        assert!(conditions::is_true(&new.conditions, COMPLETE));
+    }
+
+    #[test]
+    fn success_without_a_result_is_not_believed() {
+        let end = Ended { outcome: Some(Outcome::Succeeded), ..Ended::default() };
+        let new = record(&running(), &end);
+        assert_eq!(new.phase, Some(ShardPhase::Pending));
+        assert_eq!(new.attempts[0].outcome, Some(Outcome::Lost));
+    }
+
+    #[test]
+    fn a_permanent_error_ends_the_shard_in_the_same_write() {
+        let end = Ended {
+            outcome: Some(Outcome::Permanent),
+            system_message: Some("no such path".into()),
+            ..Ended::default()
+        };
+        let new = record(&running(), &end);
+        assert_eq!(new.phase, Some(ShardPhase::Failed));
+        assert!(new.message.unwrap().contains("no such path"));
+    }
+
+    #[test]
+    fn a_checkpoint_never_goes_backwards_and_a_zombies_report_is_refused() {
+        let report = |attempt, seq, checkpoint| ProgressReport {
+            attempt,
+            seq,
+            stage: "reading".into(),
+            records: 5,
+            bytes: 50,
+            expected: None,
+            checkpoint: Some(Checkpoint { seq: checkpoint, ..Checkpoint::default() }),
+            requests: 0,
+            retries: 0,
+        };
+        let first = progressed(&running(), Some(10), &report(1, 1, 4), at(9)).unwrap();
+        assert_eq!(first.summary.clone().unwrap().progress.unwrap(), "50%");
+        let second = progressed(&first, Some(10), &report(1, 2, 3), at(9)).unwrap();
+        assert_eq!(second.checkpoint.unwrap().seq, 4);
+        assert!(progressed(&first, Some(10), &report(1, 1, 9), at(9)).is_none(), "an old report");
+        assert!(progressed(&first, Some(10), &report(2, 5, 9), at(9)).is_none(), "another attempt's");
+        assert!(progressed(&record(&first, &success(1)), Some(10), &report(1, 3, 9), at(9)).is_none(), "after the end");
+    }
+}
