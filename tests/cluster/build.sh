@@ -45,7 +45,7 @@ build() {
       # Two callers at once must not build the same thing twice.
       flock 9
       [[ -x $dir/$name ]] && exit 0
-      echo "building $name into $dir (kube takes ten to fifteen minutes the first time)" >&2
+      echo "building $name into $dir$([[ $name == kube ]] && echo ' (about ten minutes the first time)')" >&2
       cd "$here"
       compile "$name" "$dir/.$name.partial"
       [[ $name == cluster ]] && pause_image "$dir"

@@ -8,6 +8,8 @@ pub const ROOT_UID: &str = "collect.dev/root-uid";
 pub const DEPTH: &str = "collect.dev/depth";
 /// Name of the task that directly owns the object.
 pub const TASK: &str = "collect.dev/task";
+/// Name of the shard that a Job works for; absent on planner and commit Jobs.
+pub const SHARD: &str = "collect.dev/shard";
 /// Run of the root that made the object.
 pub const RUN: &str = "collect.dev/run";
 /// Attempt that a Job carries out.

@@ -23,7 +23,7 @@ use crate::{
     namespaced,
     status = "CollectShardStatus",
     derive = "PartialEq",
-    shortname = "cs",
+    shortname = "csh",
     category = "collect",
     selectable = ".spec.task",
     selectable = ".status.phase",

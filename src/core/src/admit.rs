@@ -145,11 +145,12 @@ impl Pass<'_> {
         for shard_index in 0..node.shards.len() {
             let Ok(shard_index) = i32::try_from(shard_index) else { break };
             match shards.get(&shard_index) {
-                None if desired == DesiredState::Running => {
-                    if self.unfinished < self.window && self.out.shards.len() < BATCH {
-                        self.unfinished += 1;
-                        self.out.shards.push((index, shard_index));
-                    }
+                None if desired == DesiredState::Running
+                    && self.unfinished < self.window
+                    && self.out.shards.len() < BATCH =>
+                {
+                    self.unfinished += 1;
+                    self.out.shards.push((index, shard_index));
                 }
                 Some(ShardSeen { uid, state: ShardState::Waiting(wait) }) if desired == DesiredState::Running => {
                     if !wait.is_zero() {

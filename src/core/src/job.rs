@@ -105,7 +105,7 @@ pub fn build(job: &JobFor<'_>, spec: &CollectTaskSpec, defaults: &WorkerDefaults
 }
 
 fn labels_of(job: &JobFor<'_>) -> BTreeMap<String, String> {
-    BTreeMap::from([
+    let mut labels = BTreeMap::from([
         (labels::MANAGED_BY.into(), labels::OPERATOR.into()),
         (labels::WORK.into(), job.work.into()),
         (labels::ROOT.into(), job.root.into()),
@@ -114,7 +114,11 @@ fn labels_of(job: &JobFor<'_>) -> BTreeMap<String, String> {
         (labels::RUN.into(), job.run.to_string()),
         (labels::ATTEMPT.into(), job.attempt.to_string()),
         (labels::LEDGER_UID.into(), job.owner.uid.clone()),
-    ])
+    ]);
+    if job.owner.kind == "CollectShard" {
+        labels.insert(labels::SHARD.into(), job.owner.name.clone());
+    }
+    labels
 }
 
 /// One rule for each exit class, so that the class survives in the Job's condition when the pod is gone.

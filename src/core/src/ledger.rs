@@ -32,8 +32,10 @@ pub enum Post {
         /// How often in a row.
         times: u32,
     },
-    /// It was created, or the answer was lost.
+    /// It was created.
     Sent,
+    /// The answer was lost: it may exist.
+    Unknown,
 }
 
 /// The worker of the live attempt, as observed.
@@ -225,6 +227,10 @@ fn live(attempt: &Attempt, seen: &Seen<'_>) -> Step {
                 }
             }
             (_, true) => match seen.worker {
+                WorkerSeen::Absent if seen.post == Post::Unknown => Step::Record(
+                    n,
+                    ended(Outcome::Abandoned, "the answer to its creation was lost, and its Job is not there"),
+                ),
                 WorkerSeen::Absent => Step::Record(n, gone(wanted)),
                 _ => Step::Look,
             },
@@ -474,6 +480,14 @@ mod tests {
         assert!(
             matches!(next(&authorised(ME), &absent, 0), Step::Record(1, end) if end.outcome == Some(Outcome::Lost))
         );
+    }
+
+    #[test]
+    fn an_ambiguous_create_that_left_nothing_is_abandoned() {
+        let unknown = |worker| Seen { post: Post::Unknown, ..seen(worker) };
+        assert_eq!(next(&authorised(ME), &unknown(WorkerSeen::Unseen), 0), Step::Look);
+        let step = next(&authorised(ME), &unknown(WorkerSeen::Absent), 0);
+        assert!(matches!(step, Step::Record(1, end) if end.outcome == Some(Outcome::Abandoned)));
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod exit;
 pub mod job;
 pub mod ledger;
 pub mod names;
+pub mod observed;
 pub mod report;
 pub mod resolve;
 pub mod rollup;

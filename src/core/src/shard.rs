@@ -33,6 +33,7 @@ pub fn authorised(
     new
 }
 
+#[allow(clippy::too_many_arguments)]
 /// The status with the end of attempt n recorded, and with the shard's own end where that follows from it: one write.
 pub fn recorded(
     status: &CollectShardStatus,

@@ -3,6 +3,7 @@
 use std::io::{self, Error};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use collect_registry::{ApiKey, Fault, Options, Registry, Synthetic, serve};
@@ -110,8 +111,20 @@ fn memory() -> String {
 }
 
 #[tokio::main]
-async fn main() -> io::Result<()> {
-    match Cli::parse().command {
+async fn main() -> ExitCode {
+    match run(Cli::parse().command).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("registry: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> io::Result<()> {
+    // First of all: as process 1 of a container it would otherwise not hear SIGTERM while it loads.
+    let mut terminate = signal(SignalKind::terminate())?;
+    match command {
         Command::Pack { data, out } => Registry::load(data).map_err(Error::other)?.pack(out),
         Command::Serve(args) => {
             let registry = args.registry()?;
@@ -119,7 +132,6 @@ async fn main() -> io::Result<()> {
             let counts: Vec<String> =
                 levels.map(|(i, spec)| format!("{} {}", registry.count(i), spec.plural)).collect();
             let listen = args.listen;
-            let mut terminate = signal(SignalKind::terminate())?;
             let server = serve(registry, args.options(), listen).await?;
             println!("registry: {} on http://{} ({})", counts.join(", "), server.addr, memory());
             tokio::select! {

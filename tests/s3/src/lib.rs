@@ -9,8 +9,8 @@
 //! - **Faults on demand**, see [`Effect`], by the handle or by `PUT /_control` on a second port; a log of requests by
 //!   `GET /_log` there.
 //!
-//! What it cannot do, all for s3s-fs: `bucket/key` together may have about 130 bytes (longer ones are refused as
-//! KeyTooLongError; Amazon takes 1,024); `a` and `a/b` cannot both be objects; a list reads the whole bucket for every
+//! What it cannot do, all for s3s-fs: in a bucket of four letters a key may have 164 bytes, or 131 if it is uploaded in
+//! parts (longer ones are refused as KeyTooLongError; Amazon takes 1,024); `a` and `a/b` cannot both be objects; a list reads the whole bucket for every
 //! page and gives no ETags. Deletes of several objects in one request and the source of a copy take no lock. A body is
 //! held in memory, 1 GiB at most.
 

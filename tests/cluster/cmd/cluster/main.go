@@ -100,6 +100,9 @@ func runEnv(args []string) error {
 	return nil
 }
 
+// patience is how long a component may take to end in its own way. An API server waits for its watchers much longer, and nobody needs that.
+const patience = 3 * time.Second
+
 var signals = map[string]syscall.Signal{"TERM": syscall.SIGTERM, "KILL": syscall.SIGKILL, "INT": syscall.SIGINT}
 
 // componentCommand stops and starts one component on its ports and data.
@@ -132,7 +135,7 @@ func componentCommand(verb string) func([]string) error {
 			return err
 		}
 		if verb != "start" {
-			c.stop(component.Name, first, 20*time.Second)
+			c.stop(component.Name, first, patience)
 		}
 		if verb == "stop" {
 			return nil

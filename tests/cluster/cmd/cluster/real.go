@@ -176,15 +176,24 @@ func (c *Cluster) publishAPIServer(ctx context.Context, client kubernetes.Interf
 
 // ctr talks to the cluster's own containerd.
 func (c *Cluster) ctr(args ...string) error {
-	return command("ctr", append([]string{"--address", c.containerdSocket(), "--namespace", "k8s.io"}, args...)...)
+	return c.command("ctr", append([]string{"--address", c.containerdSocket(), "--namespace", "k8s.io"}, args...)...)
+}
+
+// command runs a program that may outlive a launcher that dies; the marker lets `down` find it.
+func (c *Cluster) command(name string, args ...string) error {
+	return run(exec.Command(name, args...), marker+"="+c.Dir)
 }
 
 // command runs a program of the system and puts what it said into the error.
 func command(name string, args ...string) error {
-	cmd := exec.Command(name, args...)
+	return run(exec.Command(name, args...))
+}
+
+func run(cmd *exec.Cmd, variables ...string) error {
 	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	cmd.Env = append(cmd.Env, variables...)
 	if output, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(string(output)))
+		return fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, strings.TrimSpace(string(output)))
 	}
 	return nil
 }

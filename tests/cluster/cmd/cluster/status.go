@@ -54,8 +54,8 @@ func (c *Cluster) printStatus() bool {
 			fmt.Printf("  %-24s not running\n", component.Name)
 			continue
 		}
-		total += id.rss()
-		fmt.Printf("  %-24s pid %-7d %5d MB  port %d\n", component.Name, id.Pid, id.rss()>>20, c.Ports[portOf(component.Name)])
+		total += id.RSS()
+		fmt.Printf("  %-24s pid %-7d %5d MB  port %d\n", component.Name, id.Pid, id.RSS()>>20, c.Ports[portOf(component.Name)])
 	}
 	fmt.Printf("  %-24s %17d MB\n", "together", total>>20)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)

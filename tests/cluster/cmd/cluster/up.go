@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -55,7 +56,10 @@ func runUp(args []string) error {
 	if err != nil {
 		return err
 	}
-	defer unlock(false)
+	defer func() {
+		_, err := os.Stat(c.Dir)
+		unlock(errors.Is(err, fs.ErrNotExist)) // a refusal leaves nothing, the lock's file included
+	}()
 	if c, err = open(*name); err != nil { // again: somebody else may have changed it while we waited
 		return err
 	}

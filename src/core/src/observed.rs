@@ -1,0 +1,264 @@
+//! What Kubernetes shows of an attempt's Job and pods, read as one word of the ledger: [`WorkerSeen`].
+//!
+//! Only the conditions Complete and Failed of a Job are terminal; counters and other conditions are never trusted.
+
+use collect_api::{Outcome, protocol::TerminationMessage, protocol::exit};
+use k8s_openapi::api::{
+    batch::v1::{Job, JobCondition},
+    core::v1::{ContainerState, ContainerStatus, Pod},
+};
+
+use crate::{
+    exit::{outcome_of_exit_code, outcome_of_job_failure},
+    job::CONTAINER,
+    ledger::{Ended, WorkerSeen},
+    text,
+};
+
+/// Reads a Job and its pods. `patience_over`: the Job has ended some time ago and its pod's last words have not come.
+pub fn worker_seen(job: Option<&Job>, pods: &[impl AsRef<Pod>], patience_over: bool) -> WorkerSeen {
+    let Some(job) = job else {
+        return match pods.iter().map(AsRef::as_ref).find(|pod| !pod_is_over(pod)) {
+            Some(_) => WorkerSeen::Leaving,
+            None => pods.iter().find_map(|pod| pod_end(pod.as_ref())).map_or(WorkerSeen::Unseen, ended),
+        };
+    };
+    let Some(condition) = terminal_condition(job) else {
+        return WorkerSeen::Active {
+            deleting: job.metadata.deletion_timestamp.is_some(),
+            pending: pods.iter().find_map(|pod| pending_reason(pod.as_ref())),
+        };
+    };
+    let mut end = match pods.iter().find_map(|pod| pod_end(pod.as_ref())) {
+        Some(end) => end,
+        None if condition.type_ == "Failed" && patience_over => Ended {
+            outcome: Some(outcome_of_job_failure(
+                condition.reason.as_deref().unwrap_or_default(),
+                condition.message.as_deref().unwrap_or_default(),
+            )),
+            system_message: condition.message.clone(),
+            ..Ended::default()
+        },
+        None => return WorkerSeen::EndedUnread,
+    };
+    if condition.type_ == "Failed" && condition.reason.as_deref() == Some("DeadlineExceeded") {
+        end.outcome = Some(Outcome::DeadlineExceeded);
+        end.system_message = Some(
+            "the attempt ran longer than spec.attemptDeadline and was stopped; raise it or make the shards smaller"
+                .into(),
+        );
+    }
+    end.job = job.metadata.name.clone().zip(job.metadata.uid.clone());
+    ended(end)
+}
+
+fn ended(end: Ended) -> WorkerSeen {
+    WorkerSeen::Ended(Box::new(end))
+}
+
+/// The condition that ends a Job, if there is one.
+pub fn terminal_condition(job: &Job) -> Option<&JobCondition> {
+    job.status
+        .as_ref()?
+        .conditions
+        .as_ref()?
+        .iter()
+        .find(|condition| condition.status == "True" && (condition.type_ == "Complete" || condition.type_ == "Failed"))
+}
+
+fn pod_is_over(pod: &Pod) -> bool {
+    matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"))
+}
+
+fn worker_status(pod: &Pod) -> Option<&ContainerStatus> {
+    pod.status.as_ref()?.container_statuses.as_ref()?.iter().find(|status| status.name == CONTAINER)
+}
+
+fn is_disrupted(pod: &Pod) -> bool {
+    pod.status.as_ref().and_then(|status| status.conditions.as_ref()).is_some_and(|conditions| {
+        conditions.iter().any(|condition| condition.type_ == "DisruptionTarget" && condition.status == "True")
+    })
+}
+
+/// How a pod ended, if it has.
+fn pod_end(pod: &Pod) -> Option<Ended> {
+    if !pod_is_over(pod) {
+        return None;
+    }
+    let status = pod.status.as_ref();
+    let mut end = Ended {
+        pod: pod.metadata.name.clone(),
+        node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+        ..Ended::default()
+    };
+    let Some(terminated) =
+        worker_status(pod).and_then(|worker| worker.state.as_ref()).and_then(|state| state.terminated.as_ref())
+    else {
+        // It never ran: evicted, refused by its node, or lost.
+        end.outcome = Some(Outcome::Disrupted);
+        end.system_message = status.and_then(|status| status.message.clone().or_else(|| status.reason.clone()));
+        return Some(end);
+    };
+    end.exit_code = Some(terminated.exit_code);
+    end.started_at = terminated.started_at.as_ref().map(|time| time.0);
+    if let Some(message) = terminated.message.as_deref().filter(|message| !message.is_empty()) {
+        match serde_json::from_str::<TerminationMessage>(message) {
+            Ok(message) => end.message = message,
+            Err(_) => end.system_message = Some(text::cut(message, 512)),
+        }
+    }
+    let killed = matches!(terminated.exit_code, 137 | 143);
+    let said = outcome_of_exit_code(terminated.exit_code);
+    end.outcome = Some(match terminated.exit_code {
+        exit::DONE | exit::ALREADY_COMMITTED => said,
+        _ if terminated.reason.as_deref() == Some("OOMKilled") => {
+            end.system_message =
+                Some("the worker used more memory than its limit; raise spec.worker.resources.limits.memory".into());
+            Outcome::OutOfMemory
+        }
+        _ if is_disrupted(pod) || (killed && pod.metadata.deletion_timestamp.is_some()) => Outcome::Disrupted,
+        _ => said,
+    });
+    if end.system_message.is_none() && end.outcome == Some(Outcome::Crashed) && end.message.error.is_none() {
+        end.system_message = Some(format!("the worker ended with exit code {}; see its log", terminated.exit_code));
+    }
+    Some(end)
+}
+
+/// Why a pod does not start, in words for people.
+fn pending_reason(pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    if status.phase.as_deref() != Some("Pending") {
+        return None;
+    }
+    let waiting = worker_status(pod)
+        .and_then(|worker| worker.state.as_ref())
+        .and_then(|state: &ContainerState| state.waiting.as_ref())
+        .filter(|waiting| !matches!(waiting.reason.as_deref(), None | Some("ContainerCreating" | "PodInitializing")));
+    if let Some(waiting) = waiting {
+        let reason = waiting.reason.as_deref().unwrap_or("Waiting");
+        let message = waiting.message.as_deref().unwrap_or_default();
+        return Some(text::cut(&format!("its pod can't start: {reason}: {message}"), 512));
+    }
+    let unscheduled = status
+        .conditions
+        .as_ref()?
+        .iter()
+        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?;
+    let message = unscheduled.message.as_deref().unwrap_or("no node has room");
+    Some(text::cut(&format!("its pod finds no node: {message}"), 512))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn job(conditions: Value) -> Job {
+        serde_json::from_value(json!({"metadata": {"name": "j", "uid": "ju"}, "status": {"conditions": conditions}}))
+            .unwrap()
+    }
+
+    fn pod(phase: &str, state: Value, conditions: Value, deleting: bool) -> Arc<Pod> {
+        let mut value = json!({
+            "metadata": {"name": "p"},
+            "spec": {"nodeName": "n", "containers": []},
+            "status": {"phase": phase, "conditions": conditions, "containerStatuses": [
+                {"name": "worker", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state}]},
+        });
+        if deleting {
+            value["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        }
+        Arc::new(serde_json::from_value(value).unwrap())
+    }
+
+    fn over(code: i32, reason: &str, conditions: Value, deleting: bool) -> Arc<Pod> {
+        let state = json!({"terminated": {"exitCode": code, "reason": reason, "message": "{}"}});
+        pod(if code == 0 { "Succeeded" } else { "Failed" }, state, conditions, deleting)
+    }
+
+    fn outcome(seen: WorkerSeen) -> Outcome {
+        match seen {
+            WorkerSeen::Ended(end) => end.outcome.unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn failed() -> Job {
+        job(json!([{"type": "Failed", "status": "True", "reason": "PodFailurePolicy", "message": "x rule at index 2"}]))
+    }
+
+    fn none() -> Vec<Arc<Pod>> {
+        Vec::new()
+    }
+
+    #[test]
+    fn the_pods_words_become_the_outcome() {
+        let disrupted = json!([{"type": "DisruptionTarget", "status": "True"}]);
+        for (pod, expected) in [
+            (over(0, "Completed", json!([]), false), Outcome::Succeeded),
+            (over(10, "Error", json!([]), false), Outcome::Retryable),
+            (over(11, "Error", json!([]), false), Outcome::Permanent),
+            (over(137, "OOMKilled", json!([]), false), Outcome::OutOfMemory),
+            (over(137, "Error", json!([]), false), Outcome::Crashed),
+            (over(137, "Error", json!([]), true), Outcome::Disrupted),
+            (over(14, "Error", disrupted.clone(), false), Outcome::Disrupted),
+            (over(0, "Completed", disrupted, true), Outcome::Succeeded),
+            (over(14, "Error", json!([]), true), Outcome::Checkpointed),
+        ] {
+            assert_eq!(outcome(worker_seen(Some(&failed()), std::slice::from_ref(&pod), false)), expected, "{pod:?}");
+        }
+    }
+
+    #[test]
+    fn without_the_pod_the_jobs_condition_speaks_after_a_while() {
+        assert_eq!(worker_seen(Some(&failed()), &none(), false), WorkerSeen::EndedUnread);
+        assert_eq!(outcome(worker_seen(Some(&failed()), &none(), true)), Outcome::Permanent);
+        let complete = job(json!([{"type": "Complete", "status": "True"}]));
+        assert_eq!(
+            worker_seen(Some(&complete), &none(), true),
+            WorkerSeen::EndedUnread,
+            "success without numbers is not known"
+        );
+    }
+
+    #[test]
+    fn conditions_that_are_not_terminal_are_not_believed() {
+        let nearly =
+            job(json!([{"type": "SuccessCriteriaMet", "status": "True"}, {"type": "FailureTarget", "status": "True"}]));
+        assert_eq!(worker_seen(Some(&nearly), &none(), true), WorkerSeen::Active { deleting: false, pending: None });
+    }
+
+    #[test]
+    fn a_deleted_job_waits_for_its_pod_and_hears_its_last_words() {
+        let running = pod("Running", json!({"running": {}}), json!([]), true);
+        assert_eq!(worker_seen(None, &[running], false), WorkerSeen::Leaving);
+        assert_eq!(outcome(worker_seen(None, &[over(14, "Error", json!([]), true)], false)), Outcome::Checkpointed);
+        assert_eq!(worker_seen(None, &none(), false), WorkerSeen::Unseen);
+    }
+
+    #[test]
+    fn a_pod_without_room_says_why() {
+        let conditions = json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes are available: 1 Insufficient cpu."}]);
+        let pending = pod("Pending", json!({}), conditions, false);
+        let seen = worker_seen(Some(&job(json!([]))), &[pending], false);
+        assert!(
+            matches!(&seen, WorkerSeen::Active { pending: Some(why), .. } if why.contains("Insufficient cpu")),
+            "{seen:?}"
+        );
+        let image = pod(
+            "Pending",
+            json!({"waiting": {"reason": "ErrImagePull", "message": "no such image"}}),
+            json!([]),
+            false,
+        );
+        let seen = worker_seen(Some(&job(json!([]))), &[image], false);
+        assert!(
+            matches!(&seen, WorkerSeen::Active { pending: Some(why), .. } if why.contains("ErrImagePull")),
+            "{seen:?}"
+        );
+    }
+}

@@ -1,0 +1,128 @@
+//! POST /v1/progress: a worker says how far it is and is told how to go on.
+
+use axum::{Json, extract::State};
+use collect_api::{
+    Attempt, CollectShard, CollectTask, DesiredState,
+    protocol::{Directive, ProgressAnswer, ProgressReport, RateShare},
+};
+use collect_core::{assignment, names, shard as core};
+use kube::{ResourceExt, runtime::reflector::ObjectRef};
+
+use crate::{
+    clock,
+    context::Context,
+    endpoint::{Endpoint, Refusal, auth::Caller},
+    error::{Class, chain},
+    shard::{expected, observe::observe},
+    worker,
+};
+
+/// Progress writes a second that the API server is asked to bear, over all workers.
+const WRITES_PER_SECOND: u64 = 50;
+/// Time between two reports of a worker while there are few, in milliseconds.
+const REPORT_EVERY_MS: u64 = 5_000;
+/// Tries of a write that others were faster at.
+const TRIES: usize = 4;
+
+/// Takes a report in.
+pub async fn progress(
+    State(endpoint): State<Endpoint>,
+    caller: Caller,
+    Json(report): Json<ProgressReport>,
+) -> Result<Json<ProgressAnswer>, Refusal> {
+    let ctx = &endpoint.ctx;
+    match caller.ledger.kind.as_str() {
+        "CollectShard" => shard(ctx, &caller, &report).await,
+        "CollectTask" => task(ctx, &caller, &report),
+        _ => Err(Refusal::Forbidden("the Job belongs to no collection")),
+    }
+    .map(Json)
+}
+
+/// A shard's worker: its report is recorded if its attempt is the live one; a zombie is told to leave.
+async fn shard(ctx: &Context, caller: &Caller, report: &ProgressReport) -> Result<ProgressAnswer, Refusal> {
+    let reference = ObjectRef::<CollectShard>::new(&caller.ledger.name).within(&caller.namespace);
+    let known = ctx.stores.shards.get(&reference).filter(|shard| shard.uid().as_deref() == Some(&caller.ledger.uid));
+    let mut shard = match known.filter(|shard| !ctx.writer.is_behind(shard.as_ref())) {
+        Some(shard) => CollectShard::clone(&shard),
+        None => match fetch(ctx, caller).await? {
+            Some(shard) => shard,
+            None => return Ok(abort()),
+        },
+    };
+    for _ in 0..TRIES {
+        let status = shard.status.clone().unwrap_or_default();
+        let name = names::job(&shard.name_any(), &caller.ledger.uid, "collect", shard.spec.run, report.attempt);
+        let live = status.attempts.last().is_some_and(|attempt| attempt.n == report.attempt && attempt.is_live());
+        if !live || name != caller.job || shard.metadata.deletion_timestamp.is_some() {
+            return Ok(abort());
+        }
+        let Some(new) = core::progressed(&status, expected(&shard), report, clock::now()) else { break };
+        match ctx.writer.status(&shard, shard.status.as_ref(), &new).await {
+            Ok(_) => break,
+            // Somebody else wrote: look again, so that nothing is recorded over a newer view.
+            Err(error) if error.class() == Class::Conflict => match fetch(ctx, caller).await? {
+                Some(fresh) => shard = fresh,
+                None => return Ok(abort()),
+            },
+            Err(error) => return Err(Refusal::Unavailable(chain(&error))),
+        }
+    }
+    let seen = observe(ctx, &shard);
+    let directive = match seen.as_ref().map(|seen| seen.desired) {
+        Some(DesiredState::Paused | DesiredState::Cancelled) => Directive::CheckpointAndExit,
+        // The tree above is not in view: no reason to stop.
+        Some(DesiredState::Running) | None => Directive::Continue,
+    };
+    let share = seen.map_or_else(RateShare::default, |seen| {
+        let plan =
+            seen.root.status.as_ref().and_then(|status| status.plan.as_ref()).and_then(|plan| plan.result.as_ref());
+        let sharers = worker::sharers(&seen.root.spec, plan.map_or(1, |plan| plan.shards));
+        assignment::rate_share(assignment::limits(&seen.root.spec), sharers)
+    });
+    Ok(ProgressAnswer { directive, report_after_ms: report_after(ctx), rate_share: share })
+}
+
+/// A planner's or commit's worker: nothing is recorded, but it is told whether it is still wanted.
+fn task(ctx: &Context, caller: &Caller, report: &ProgressReport) -> Result<ProgressAnswer, Refusal> {
+    let Some(task) = live_task(ctx, caller, report.attempt) else { return Ok(abort()) };
+    let directive = match task.spec.desired_state.unwrap_or_default() {
+        DesiredState::Running => Directive::Continue,
+        DesiredState::Paused | DesiredState::Cancelled => Directive::CheckpointAndExit,
+    };
+    let rate_share = assignment::rate_share(assignment::limits(&task.spec), 1);
+    Ok(ProgressAnswer { directive, report_after_ms: report_after(ctx), rate_share })
+}
+
+/// The root whose planner or commit calls, if this attempt is the live one as far as this replica knows.
+pub fn live_task(ctx: &Context, caller: &Caller, attempt: i32) -> Option<std::sync::Arc<CollectTask>> {
+    let reference = ObjectRef::<CollectTask>::new(&caller.ledger.name).within(&caller.namespace);
+    let task = ctx.stores.tasks.get(&reference).filter(|task| task.uid().as_deref() == Some(&caller.ledger.uid))?;
+    let status = task.status.as_ref()?;
+    let run = status.run?;
+    let is = |work, attempts: Option<&Vec<Attempt>>| {
+        names::job(&task.name_any(), &caller.ledger.uid, work, run, attempt) == caller.job
+            && attempts.and_then(|attempts| attempts.last()).is_some_and(|last| last.n == attempt && last.is_live())
+    };
+    let planner = is("plan", status.plan.as_ref().map(|plan| &plan.attempts));
+    let commit = is("commit", status.commit.as_ref().map(|commit| &commit.attempts));
+    (planner || commit).then_some(task)
+}
+
+async fn fetch(ctx: &Context, caller: &Caller) -> Result<Option<CollectShard>, Refusal> {
+    let found = ctx.writer.api::<CollectShard>(&caller.namespace).get_opt(&caller.ledger.name).await;
+    let found = found.map_err(|error| Refusal::Unavailable(chain(&error)))?;
+    Ok(found.filter(|shard| shard.uid().as_deref() == Some(&caller.ledger.uid)))
+}
+
+fn abort() -> ProgressAnswer {
+    ProgressAnswer { directive: Directive::Abort, report_after_ms: REPORT_EVERY_MS, rate_share: RateShare::default() }
+}
+
+/// When a worker shall report next, so that all of them together stay within the writes that are borne.
+fn report_after(ctx: &Context) -> u64 {
+    let running = ctx.stores.shards.state_filter(|shard| {
+        shard.status.as_ref().and_then(|status| status.attempts.last()).is_some_and(Attempt::is_live)
+    });
+    REPORT_EVERY_MS.max(u64::try_from(running.len()).unwrap_or(u64::MAX).saturating_mul(1000) / WRITES_PER_SECOND)
+}

@@ -1,0 +1,38 @@
+//! What a pass over a shard needs to know of the tree above it.
+
+use std::sync::Arc;
+
+use collect_api::{CollectShard, CollectTask, DesiredState, plan::PathStep};
+use collect_core::resolve::{RetryPolicy, strictest};
+use kube::ResourceExt;
+
+use crate::{context::Context, task::observe::ancestors};
+
+/// The tree above a shard.
+pub struct Observed {
+    /// The root.
+    pub root: Arc<CollectTask>,
+    /// Path of the task that owns the shard.
+    pub path: Vec<PathStep>,
+    /// The strictest desired state on the path.
+    pub desired: DesiredState,
+    /// Limits on attempts.
+    pub policy: RetryPolicy,
+}
+
+/// Looks up the tree; nothing where a link is missing, being deleted, or of another run.
+pub fn observe(ctx: &Context, shard: &CollectShard) -> Option<Observed> {
+    let line = ancestors(ctx, shard)?;
+    let task = line.first()?;
+    let root = line.last()?.clone();
+    let current = root.uid().as_deref() == Some(&shard.spec.root_uid) && root.spec.run_number() == shard.spec.run;
+    if !current || line.iter().any(|task| task.metadata.deletion_timestamp.is_some()) {
+        return None;
+    }
+    Some(Observed {
+        path: task.spec.part_of.as_ref().map(|part_of| part_of.path.clone()).unwrap_or_default(),
+        desired: strictest(line.iter().map(|task| task.spec.desired_state)),
+        policy: RetryPolicy::of(root.spec.retry.as_ref()),
+        root,
+    })
+}

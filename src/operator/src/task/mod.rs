@@ -1,0 +1,110 @@
+//! The controller of CollectTasks. A root plans, admits and commits; every task rolls up its direct children, is compared
+//! when they are over, and gets its report.
+
+pub mod node;
+pub mod observe;
+mod phase_jobs;
+mod root;
+
+use std::{sync::Arc, time::Duration};
+
+use collect_api::{CollectTask, CollectTaskStatus, Phase, condition::reason};
+use collect_core::task as core;
+use kube::{ResourceExt, runtime::controller::Action};
+
+use crate::{clock, context::Context, error::Error, watch::controller_of};
+
+/// One pass over a task.
+pub async fn reconcile(task: Arc<CollectTask>, ctx: Arc<Context>) -> Result<Action, Error> {
+    let uid = task.uid().unwrap_or_default();
+    if task.metadata.deletion_timestamp.is_some() {
+        ctx.set_starts(&uid, Default::default());
+        ctx.forget(&uid);
+        return Ok(Action::await_change());
+    }
+    if !ctx.leads() {
+        return Ok(resync());
+    }
+    if ctx.writer.is_behind(task.as_ref()) {
+        return Ok(Action::requeue(Duration::from_millis(100)));
+    }
+    match &task.spec.part_of {
+        None => root::pass(&ctx, &task).await,
+        Some(_) => child(&ctx, &task).await,
+    }
+}
+
+/// A pass over a child. It is valid only below a living parent and at a place that the sealed plan knows.
+async fn child(ctx: &Context, task: &CollectTask) -> Result<Action, Error> {
+    let Some(part_of) = &task.spec.part_of else { return Ok(resync()) };
+    let namespace = task.namespace().unwrap_or_default();
+    let Some(line) = observe::ancestors(ctx, task) else {
+        return orphan(ctx, task, &namespace, &part_of.root).await;
+    };
+    let Some(root) = line.last().filter(|root| root.uid().as_deref() == Some(&part_of.root_uid)).cloned() else {
+        return stuck(ctx, task, "its root is another task than the one that made it").await;
+    };
+    if root.spec.run_number() != part_of.run || root.status.as_ref().and_then(|status| status.run) != Some(part_of.run)
+    {
+        return Ok(Action::requeue(Duration::from_secs(2)));
+    }
+    let Some(plan) = observe::plan(ctx, &root).await? else { return Ok(Action::requeue(Duration::from_secs(2))) };
+    let Some(node) = plan.find(&part_of.path).filter(|node| node.name == task.name_any()) else {
+        return stuck(ctx, task, "the sealed plan of its root does not know its place").await;
+    };
+    let desired = collect_core::resolve::strictest(
+        line.iter().map(|task| task.spec.desired_state).chain([task.spec.desired_state]),
+    );
+    node::pass(ctx, task, &root, node, desired, None).await.map(|end| end.action)
+}
+
+/// The parent is not in view: gone (garbage collection takes the child too) or not listed yet.
+async fn orphan(ctx: &Context, task: &CollectTask, namespace: &str, root: &str) -> Result<Action, Error> {
+    let Some(owner) = controller_of(task) else {
+        return stuck(
+            ctx,
+            task,
+            "it has no controller owner; delete it, or create a root CollectTask without spec.partOf",
+        )
+        .await;
+    };
+    let found = ctx
+        .writer
+        .api::<CollectTask>(namespace)
+        .get_opt(&owner.name)
+        .await
+        .map_err(|error| Error::api("get", "CollectTask", format!("{namespace}/{}", owner.name), error))?;
+    if found.is_some_and(|parent| parent.uid().as_deref() == Some(&owner.uid)) {
+        ctx.wake.task(namespace, root);
+        return Ok(Action::requeue(Duration::from_secs(2)));
+    }
+    stuck(ctx, task, "its parent is gone; Kubernetes deletes it soon, or delete it by hand").await
+}
+
+async fn stuck(ctx: &Context, task: &CollectTask, why: &str) -> Result<Action, Error> {
+    let status = task.status.clone().unwrap_or_default();
+    if status.phase.as_ref().is_some_and(Phase::is_terminal) {
+        return Ok(resync());
+    }
+    let new = core::stuck(&status, reason::ORPHANED, why, task.metadata.generation, clock::now());
+    write(ctx, task, &new).await?;
+    Ok(Action::requeue(Duration::from_secs(30)))
+}
+
+/// Writes a task's status if it differs, and tells of the transitions in it.
+pub async fn write(ctx: &Context, task: &CollectTask, new: &CollectTaskStatus) -> Result<Option<CollectTask>, Error> {
+    let written = ctx.writer.status(task, task.status.as_ref(), new).await?;
+    if written.is_some() {
+        ctx.progress_written(&task.uid().unwrap_or_default());
+        let old = task.status.clone().unwrap_or_default();
+        for told in core::events(&old, new) {
+            ctx.tell(task, &told).await;
+        }
+    }
+    Ok(written)
+}
+
+/// Every object is revisited now and then even with no event.
+pub fn resync() -> Action {
+    Action::requeue(Duration::from_secs(300).mul_f64(clock::jitter()))
+}

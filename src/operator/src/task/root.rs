@@ -1,0 +1,356 @@
+//! A pass over a root: begin a run, plan it, admit its work, commit it.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use collect_api::{
+    CollectShard, CollectShardSpec, CollectTask, CollectTaskSpec, DesiredState, Phase, ValidationReport,
+    condition::reason, labels, shard::Slice, task::PartOf,
+};
+use collect_core::{
+    admit::{ShardState, TreeSeen, admit},
+    names, resolve,
+    task::{self as core, Commit, Needs, Told},
+    tree::{Node, PlanTree},
+};
+use futures::{StreamExt, stream};
+use k8s_openapi::{
+    api::core::v1::ConfigMap,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+};
+use kube::{Resource, ResourceExt, api::ListParams, runtime::controller::Action};
+use tracing::{info, warn};
+
+use crate::{
+    clock,
+    context::Context,
+    error::{Error, code},
+    task::{node, observe, phase_jobs, resync, write},
+    watch::controller_of,
+    worker,
+    write::Object,
+};
+
+/// Creates sent at once.
+const CREATES_AT_ONCE: usize = 8;
+
+/// One pass over a root.
+pub async fn pass(ctx: &Context, task: &CollectTask) -> Result<Action, Error> {
+    let wanted = task.spec.run_number();
+    let run = match task.status.as_ref().and_then(|status| status.run) {
+        None => {
+            write(ctx, task, &core::begun(task, wanted, clock::now())).await?;
+            return Ok(Action::requeue(Duration::ZERO));
+        }
+        Some(run) if run < wanted => return replace(ctx, task, run, wanted).await,
+        Some(run) => run,
+    };
+    let status = task.status.clone().unwrap_or_default();
+    let uid = task.uid().unwrap_or_default();
+    if status.phase.as_ref().is_some_and(Phase::is_terminal) {
+        ctx.set_starts(&uid, Default::default());
+        return Ok(resync());
+    }
+    let desired = task.spec.desired_state.unwrap_or_default();
+    let sealed = status.plan.as_ref().is_some_and(|plan| plan.sealed.is_some());
+    let plan = match observe::plan(ctx, task).await {
+        // A sealed plan that can't be read any more is made again, and must come out the same.
+        Err(Error::Plan { root, source }) => {
+            warn!(root, %source, "the sealed plan can't be read");
+            None
+        }
+        other => other?,
+    };
+    match plan {
+        Some(plan) => run_tree(ctx, task, &plan, run, desired).await,
+        None if sealed => phase_jobs::unseal(ctx, task).await,
+        None => phase_jobs::plan(ctx, task, run, desired).await,
+    }
+}
+
+/// Admits work, rolls up, and commits when everything is over.
+async fn run_tree(
+    ctx: &Context,
+    task: &CollectTask,
+    plan: &PlanTree,
+    run: i64,
+    desired: DesiredState,
+) -> Result<Action, Error> {
+    let uid = task.uid().unwrap_or_default();
+    let Some(root_node) = plan.root() else { return Ok(resync()) };
+    let seen = observe::tree(ctx, task, run, clock::now());
+    let admission = admit(plan, &seen, resolve::root_parallelism(&task.spec));
+    let tree = Tree { ctx, root: task, plan, seen: &seen, run };
+    let mut soon = admission.next;
+    if let Some(conflict) = tree.create(&admission.tasks, &admission.shards).await? {
+        match conflict {
+            Conflict::Foreign(message) => {
+                let status = task.status.clone().unwrap_or_default();
+                let new = core::stuck(&status, reason::NAME_CONFLICT, &message, task.metadata.generation, clock::now());
+                write(ctx, task, &new).await?;
+                return Ok(Action::requeue(Duration::from_secs(15)));
+            }
+            Conflict::Leaving => soon = Some(Duration::from_secs(1)),
+        }
+    }
+    tree.start(&uid, admission.starts);
+    let commit = commit_state(task);
+    let end = node::pass(ctx, task, task, root_node, desired, Some(commit)).await?;
+    if end.needs == Needs::Commit {
+        return phase_jobs::commit(ctx, task, run, &end.rolled).await;
+    }
+    Ok(match soon {
+        Some(soon) => Action::requeue(soon.min(Duration::from_secs(60))),
+        None => end.action,
+    })
+}
+
+fn commit_state(task: &CollectTask) -> Commit {
+    let commit = task.status.as_ref().and_then(|status| status.commit.as_ref());
+    match commit.and_then(|commit| commit.result.clone()) {
+        Some(result) => Commit::Done(result),
+        None => match phase_jobs::commit_failure(task) {
+            Some(why) => Commit::Failed(why),
+            None => Commit::Open,
+        },
+    }
+}
+
+/// A name that is taken.
+enum Conflict {
+    /// By an object that is on its way out.
+    Leaving,
+    /// By something that is not ours (I21: never touched).
+    Foreign(String),
+}
+
+struct Tree<'a> {
+    ctx: &'a Context,
+    root: &'a CollectTask,
+    plan: &'a PlanTree,
+    seen: &'a TreeSeen,
+    run: i64,
+}
+
+impl Tree<'_> {
+    /// Creates what admission says; gives back the first name that is taken.
+    async fn create(&self, tasks: &[usize], shards: &[(usize, i32)]) -> Result<Option<Conflict>, Error> {
+        let namespace = self.root.namespace().unwrap_or_default();
+        let tasks: Vec<_> = tasks.iter().filter_map(|index| self.task(self.plan.nodes.get(*index)?)).collect();
+        let shards: Vec<_> =
+            shards.iter().filter_map(|(node, index)| self.shard(self.plan.nodes.get(*node)?, *index)).collect();
+        let made: Vec<_> =
+            stream::iter(tasks).map(|task| self.put(&namespace, task)).buffered(CREATES_AT_ONCE).collect().await;
+        let more: Vec<_> =
+            stream::iter(shards).map(|shard| self.put(&namespace, shard)).buffered(CREATES_AT_ONCE).collect().await;
+        let mut conflict = None;
+        for result in made.into_iter().chain(more) {
+            conflict = conflict.or(result?);
+        }
+        Ok(conflict)
+    }
+
+    async fn put<K: Object>(&self, namespace: &str, object: K) -> Result<Option<Conflict>, Error> {
+        let name = object.name_any();
+        let full = || format!("{namespace}/{name}");
+        match self.ctx.writer.create(namespace, &object).await {
+            Ok(_) => Ok(None),
+            Err(error) if code(&error) == Some(409) => {
+                let found = self.ctx.writer.api::<K>(namespace).get_opt(&name).await;
+                let found = found.map_err(|error| Error::api("get", K::KIND, full(), error))?;
+                Ok(found.and_then(|found| self.conflict(&found, &object)))
+            }
+            // The namespace is going, or quota refuses: waiting is not an error, but it is told by the error's message.
+            Err(error) => Err(Error::api("create", K::KIND, full(), error)),
+        }
+    }
+
+    /// Ours if its controller owner is the one that we would have set; else it is in the way.
+    fn conflict<K: Object>(&self, found: &K, wanted: &K) -> Option<Conflict> {
+        let owner = |object: &K| controller_of(object).map(|owner| owner.uid.clone());
+        if found.meta().deletion_timestamp.is_some() {
+            return Some(Conflict::Leaving);
+        }
+        if owner(found) == owner(wanted) {
+            return None;
+        }
+        let managed = found.labels().get(labels::MANAGED_BY).is_some_and(|by| by == labels::OPERATOR);
+        let dead = managed && owner(found).is_some_and(|uid| !self.is_live(&uid));
+        if dead {
+            return Some(Conflict::Leaving);
+        }
+        let (kind, name) = (K::KIND, found.name_any());
+        Some(Conflict::Foreign(format!(
+            "the name {name} is needed for a {kind} of this tree, but a {kind} of that name belongs to something else; delete it, or give this task another name"
+        )))
+    }
+
+    fn is_live(&self, uid: &str) -> bool {
+        self.ctx.stores.tasks.state().iter().any(|task| task.uid().as_deref() == Some(uid))
+    }
+
+    fn metadata(&self, name: String, depth: usize, owner_name: &str) -> Option<ObjectMeta> {
+        let owner = self.seen.tasks.get(owner_name)?;
+        Some(ObjectMeta {
+            name: Some(name),
+            namespace: self.root.namespace(),
+            labels: Some(worker::tree_labels(&self.root.name_any(), &self.root.uid()?, self.run, depth, owner_name)),
+            owner_references: Some(vec![OwnerReference {
+                api_version: CollectTask::api_version(&()).into_owned(),
+                kind: CollectTask::kind(&()).into_owned(),
+                name: owner_name.to_owned(),
+                uid: owner.uid.clone(),
+                controller: Some(true),
+                block_owner_deletion: Some(true),
+            }]),
+            ..ObjectMeta::default()
+        })
+    }
+
+    fn task(&self, node: &Node) -> Option<CollectTask> {
+        let parent = self.plan.nodes.get(node.parent?)?;
+        let part_of =
+            PartOf { root: self.root.name_any(), root_uid: self.root.uid()?, run: self.run, path: node.path.clone() };
+        let mut task =
+            CollectTask::new(&node.name, CollectTaskSpec { part_of: Some(part_of), ..CollectTaskSpec::default() });
+        task.metadata = self.metadata(node.name.clone(), node.path.len(), &parent.name)?;
+        Some(task)
+    }
+
+    fn shard(&self, node: &Node, index: i32) -> Option<CollectShard> {
+        let items = node.shards.get(usize::try_from(index).ok()?)?.clone();
+        let name = names::shard(&node.name, index);
+        let spec = CollectShardSpec {
+            task: node.name.clone(),
+            root_uid: self.root.uid()?,
+            run: self.run,
+            index,
+            slice: Slice { items },
+        };
+        let mut shard = CollectShard::new(&name, spec);
+        shard.metadata = self.metadata(name, node.path.len(), &node.name)?;
+        Some(shard)
+    }
+
+    /// Says which shards may start, and wakes those that wait for it.
+    fn start(&self, root_uid: &str, starts: std::collections::BTreeSet<String>) {
+        let new = self.ctx.set_starts(root_uid, starts);
+        if new.is_empty() {
+            return;
+        }
+        let namespace = self.root.namespace().unwrap_or_default();
+        for (task, shards) in &self.seen.shards {
+            for (index, shard) in shards {
+                if new.contains(&shard.uid) && matches!(shard.state, ShardState::Waiting(_)) {
+                    self.ctx.wake.shard(&namespace, &names::shard(task, *index));
+                }
+            }
+        }
+    }
+}
+
+/// Replaces the tree of an older run: it is stopped and gone before planning begins.
+async fn replace(ctx: &Context, task: &CollectTask, old: i64, new: i64) -> Result<Action, Error> {
+    let uid = task.uid().unwrap_or_default();
+    ctx.set_starts(&uid, Default::default());
+    let status = task.status.clone().unwrap_or_default();
+    if status.phase.as_ref().is_some_and(Phase::is_terminal) || status.plan.is_some() {
+        let message = format!("the tree of run {old} is removed before run {new} begins; its data and report stay");
+        let cleared = core::waiting(
+            &core::begun(task, old, clock::now()),
+            Phase::Pending,
+            reason::NEW_RUN,
+            &message,
+            task.metadata.generation,
+            clock::now(),
+        );
+        write(ctx, task, &cleared).await?;
+        ctx.tell(task, &Told { warning: false, reason: reason::NEW_RUN.into(), note: message }).await;
+        return Ok(Action::requeue(Duration::from_millis(100)));
+    }
+    if remove(ctx, task, &uid, new).await? {
+        return Ok(Action::requeue(Duration::from_secs(1)));
+    }
+    prune_reports(ctx, task, &uid).await?;
+    info!(task = task.name_any(), run = new, "a new run begins");
+    write(ctx, task, &core::begun(task, new, clock::now())).await?;
+    Ok(Action::requeue(Duration::ZERO))
+}
+
+/// Deletes what older runs made; whether something is still there.
+async fn remove(ctx: &Context, task: &CollectTask, uid: &str, run: i64) -> Result<bool, Error> {
+    let namespace = task.namespace().unwrap_or_default();
+    let mut left = false;
+    let tasks = ctx
+        .stores
+        .tasks
+        .state_filter(|child| child.spec.part_of.as_ref().is_some_and(|of| of.root_uid == uid && of.run < run));
+    let shards = ctx.stores.shards.state_filter(|shard| shard.spec.root_uid == uid && shard.spec.run < run);
+    let jobs = ctx.stores.jobs.state_filter(|job| {
+        let older = job.labels().get(labels::RUN).and_then(|run| run.parse::<i64>().ok()).is_some_and(|of| of < run);
+        older && controller_of(job).is_some_and(|owner| owner.uid == uid)
+    });
+    for child in &tasks {
+        left |= delete(ctx, &namespace, uid, child.as_ref()).await?;
+    }
+    for shard in &shards {
+        left |= delete(ctx, &namespace, uid, shard.as_ref()).await?;
+    }
+    for job in &jobs {
+        left |= delete(ctx, &namespace, uid, job.as_ref()).await?;
+    }
+    for older in (run - 3).max(1)..run {
+        left |= ctx.stores.pods.any_active_of_run(uid, older);
+    }
+    if !left {
+        delete_chunks(ctx, task, |chunk_run, _| chunk_run < run).await?;
+    }
+    Ok(left)
+}
+
+/// Deletes an object that the root owns directly; what it owns in turn follows by garbage collection. Always gives back true: it is still there.
+async fn delete<K: Object>(ctx: &Context, namespace: &str, root_uid: &str, object: &K) -> Result<bool, Error> {
+    let direct = controller_of(object).is_some_and(|owner| owner.uid == root_uid);
+    if direct && object.meta().deletion_timestamp.is_none() {
+        ctx.writer.delete::<K>(namespace, &object.name_any(), &object.uid().unwrap_or_default()).await?;
+    }
+    Ok(true)
+}
+
+/// Deletes plan chunks of this root that `unwanted` (by run and attempt) says are of no use.
+pub async fn delete_chunks(
+    ctx: &Context,
+    task: &CollectTask,
+    unwanted: impl Fn(i64, i32) -> bool,
+) -> Result<(), Error> {
+    let (namespace, uid) = (task.namespace().unwrap_or_default(), task.uid().unwrap_or_default());
+    let selector = ListParams::default().labels(&format!("{}={uid}", labels::ROOT_UID));
+    let found = ctx.writer.api::<ConfigMap>(&namespace).list_metadata(&selector).await;
+    let found = found.map_err(|error| Error::api("list", "ConfigMap", namespace.clone(), error))?;
+    let number =
+        |labels: &BTreeMap<String, String>, label: &str| labels.get(label).and_then(|text| text.parse::<i64>().ok());
+    for chunk in found {
+        let (Some(run), Some(attempt)) = (number(chunk.labels(), labels::RUN), number(chunk.labels(), labels::ATTEMPT))
+        else {
+            continue;
+        };
+        let ours = controller_of(&chunk).is_some_and(|owner| owner.uid == uid);
+        if ours && unwanted(run, i32::try_from(attempt).unwrap_or(0)) {
+            ctx.writer.delete::<ConfigMap>(&namespace, &chunk.name_any(), &chunk.uid().unwrap_or_default()).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Keeps the newest reports of a root.
+async fn prune_reports(ctx: &Context, task: &CollectTask, uid: &str) -> Result<(), Error> {
+    let namespace = task.namespace().unwrap_or_default();
+    let mut reports =
+        ctx.stores.reports.state_filter(|report| report.spec.task_uid == uid && report.spec.path.is_empty());
+    reports.sort_by_key(|report| std::cmp::Reverse(report.spec.run));
+    for report in reports.iter().skip(resolve::KEEP_REPORTS - 1) {
+        ctx.writer
+            .delete::<ValidationReport>(&namespace, &report.name_any(), &report.uid().unwrap_or_default())
+            .await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,292 @@
+//! Watches: one per kind, into a cache, waking whoever the object concerns.
+//!
+//! One undecodable object never stops a watch: it is logged, counted and ignored. A missed event may delay, never break:
+//! every object is revisited on a jittered period even with no event.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use collect_api::{CollectShard, CollectTask, ValidationReport, labels};
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::{
+    api::{batch::v1::Job, core::v1::Pod},
+    apimachinery::pkg::apis::meta::v1::OwnerReference,
+};
+use kube::{
+    Api, ResourceExt,
+    core::DeserializeGuard,
+    runtime::{
+        WatchStreamExt,
+        reflector::{ObjectRef, Store, store::Writer},
+        watcher::{self, Event, watcher},
+    },
+};
+use tracing::{debug, warn};
+
+use crate::{context::Wake, error::chain, metrics::Metrics, write::Object};
+
+/// Pods by name.
+type ByName = HashMap<String, Arc<Pod>>;
+
+/// Pods by the uid of the ledger that they work for.
+#[derive(Clone, Default)]
+pub struct PodIndex(Arc<RwLock<HashMap<String, ByName>>>);
+
+impl PodIndex {
+    /// Pods of an attempt. The label is an index only: what a pod may do is never decided by it.
+    pub fn of(&self, ledger_uid: &str, work: &str, run: i64, attempt: i32) -> Vec<Arc<Pod>> {
+        let wanted =
+            [(labels::WORK, work.to_owned()), (labels::RUN, run.to_string()), (labels::ATTEMPT, attempt.to_string())];
+        let pods = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        pods.get(ledger_uid)
+            .into_iter()
+            .flat_map(HashMap::values)
+            .filter(|pod| wanted.iter().all(|(label, value)| pod.labels().get(*label) == Some(value)))
+            .cloned()
+            .collect()
+    }
+
+    /// Whether a pod of this run still runs anywhere in a root's tree.
+    pub fn any_active_of_run(&self, root_uid: &str, run: i64) -> bool {
+        let run = run.to_string();
+        let pods = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        pods.values().flat_map(HashMap::values).any(|pod| {
+            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+            pod.labels().get(labels::ROOT_UID).is_some_and(|uid| uid == root_uid)
+                && pod.labels().get(labels::RUN) == Some(&run)
+                && !matches!(phase, Some("Succeeded" | "Failed"))
+        })
+    }
+
+    /// The pod with this name and uid, if it is known.
+    pub fn find(&self, name: &str, uid: &str) -> Option<Arc<Pod>> {
+        let pods = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        pods.values().filter_map(|pods| pods.get(name)).find(|pod| pod.uid().as_deref() == Some(uid)).cloned()
+    }
+
+    fn put(&self, pod: Pod) {
+        let Some(uid) = pod.labels().get(labels::LEDGER_UID).cloned() else { return };
+        let mut pods = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        pods.entry(uid).or_default().insert(pod.name_any(), Arc::new(pod));
+    }
+
+    fn take(&self, pod: &Pod) {
+        let Some(uid) = pod.labels().get(labels::LEDGER_UID) else { return };
+        let mut pods = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(of_ledger) = pods.get_mut(uid) {
+            of_ledger.remove(&pod.name_any());
+            if of_ledger.is_empty() {
+                pods.remove(uid);
+            }
+        }
+    }
+
+    fn replace(&self, all: Vec<Pod>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).clear();
+        all.into_iter().for_each(|pod| self.put(pod));
+    }
+}
+
+/// Watches a kind into a store until the stream ends, which it never does by itself.
+pub async fn run<K: Object>(
+    api: Api<DeserializeGuard<K>>,
+    config: watcher::Config,
+    mut store: Writer<K>,
+    metrics: Metrics,
+    slim: fn(&mut K),
+    wake: impl Fn(&K),
+) {
+    let reader = store.as_reader();
+    let mut events = watcher(api, config).default_backoff().boxed();
+    while let Some(event) = events.next().await {
+        let event = match event {
+            Ok(event) => event,
+            Err(error) => {
+                warn!(kind = K::KIND, error = chain(&error), "the watch broke and is started again");
+                metrics.watch_error(K::KIND);
+                continue;
+            }
+        };
+        let Some(event) = decoded(event, &reader, &metrics, slim) else { continue };
+        store.apply_watcher_event(&event);
+        match &event {
+            Event::Apply(object) | Event::Delete(object) => wake(object),
+            // Whoever vanished during a desync has no event of its own: everybody is looked at.
+            Event::InitDone => reader.state().iter().for_each(|object| wake(object)),
+            Event::Init | Event::InitApply(_) => {}
+        }
+    }
+}
+
+/// The event with its object read; an object that can't be read counts as absent.
+fn decoded<K: Object>(
+    event: Event<DeserializeGuard<K>>,
+    known: &Store<K>,
+    metrics: &Metrics,
+    slim: fn(&mut K),
+) -> Option<Event<K>> {
+    let read = |guard: DeserializeGuard<K>| match guard.0 {
+        Ok(mut object) => {
+            object.managed_fields_mut().clear();
+            slim(&mut object);
+            Ok(object)
+        }
+        Err(invalid) => {
+            let name = invalid.metadata.name.clone().unwrap_or_default();
+            let namespace = invalid.metadata.namespace.clone().unwrap_or_default();
+            warn!(kind = K::KIND, namespace, name, error = invalid.error, "the object can't be read and is ignored");
+            metrics.undecodable(K::KIND);
+            Err(ObjectRef::<K>::new(&name).within(&namespace))
+        }
+    };
+    match event {
+        Event::Apply(guard) => match read(guard) {
+            Ok(object) => Some(Event::Apply(object)),
+            Err(reference) => known.get(&reference).map(|old| Event::Delete(K::clone(&old))),
+        },
+        Event::Delete(guard) => match read(guard) {
+            Ok(object) => Some(Event::Delete(object)),
+            Err(reference) => known.get(&reference).map(|old| Event::Delete(K::clone(&old))),
+        },
+        Event::InitApply(guard) => read(guard).ok().map(Event::InitApply),
+        Event::Init => Some(Event::Init),
+        Event::InitDone => Some(Event::InitDone),
+    }
+}
+
+/// Watches pods into their index.
+pub async fn run_pods(
+    api: Api<DeserializeGuard<Pod>>,
+    config: watcher::Config,
+    index: PodIndex,
+    ready: tokio::sync::watch::Sender<bool>,
+    metrics: Metrics,
+    wake: impl Fn(&Pod),
+) {
+    let mut events = watcher(api, config).default_backoff().boxed();
+    let mut listed = Vec::new();
+    loop {
+        let event = match events.try_next().await {
+            Ok(Some(event)) => event,
+            Ok(None) => return,
+            Err(error) => {
+                warn!(kind = "Pod", error = chain(&error), "the watch broke and is started again");
+                metrics.watch_error("Pod");
+                continue;
+            }
+        };
+        match event {
+            Event::Apply(DeserializeGuard(Ok(mut pod))) => {
+                slim_pod(&mut pod);
+                wake(&pod);
+                index.put(pod);
+            }
+            Event::Delete(DeserializeGuard(Ok(pod))) => {
+                index.take(&pod);
+                wake(&pod);
+            }
+            Event::Init => listed.clear(),
+            Event::InitApply(DeserializeGuard(Ok(mut pod))) => {
+                slim_pod(&mut pod);
+                listed.push(pod);
+            }
+            Event::InitDone => {
+                listed.iter().for_each(&wake);
+                index.replace(std::mem::take(&mut listed));
+                ready.send_replace(true);
+            }
+            Event::Apply(DeserializeGuard(Err(error)))
+            | Event::Delete(DeserializeGuard(Err(error)))
+            | Event::InitApply(DeserializeGuard(Err(error))) => {
+                debug!(%error, "a pod can't be read and is ignored");
+                metrics.undecodable("Pod");
+            }
+        }
+    }
+}
+
+/// A Job without what passes don't read; its assignment alone may have 64 KiB.
+pub fn slim_job(job: &mut Job) {
+    job.spec = None;
+}
+
+/// Nothing to leave out.
+pub fn whole<K>(_: &mut K) {}
+
+fn slim_pod(pod: &mut Pod) {
+    let node_name = pod.spec.take().and_then(|spec| spec.node_name);
+    pod.spec = node_name
+        .map(|node_name| k8s_openapi::api::core::v1::PodSpec { node_name: Some(node_name), ..Default::default() });
+    pod.managed_fields_mut().clear();
+}
+
+/// The controller owner of an object.
+pub fn controller_of(object: &impl ResourceExt) -> Option<&OwnerReference> {
+    object.owner_references().iter().find(|owner| owner.controller == Some(true))
+}
+
+/// Wakes whoever a task concerns: itself, its parent and its root.
+pub fn wake_task(wake: &Wake, task: &CollectTask) {
+    let namespace = task.namespace().unwrap_or_default();
+    wake.task(&namespace, &task.name_any());
+    if let Some(part_of) = &task.spec.part_of {
+        wake.task(&namespace, &part_of.root);
+        if let Some(parent) = controller_of(task).filter(|parent| parent.name != part_of.root) {
+            wake.task(&namespace, &parent.name);
+        }
+    }
+}
+
+/// Wakes whoever a shard concerns: itself, its task and its root.
+pub fn wake_shard(wake: &Wake, shard: &CollectShard) {
+    let namespace = shard.namespace().unwrap_or_default();
+    wake.shard(&namespace, &shard.name_any());
+    wake.task(&namespace, &shard.spec.task);
+    if let Some(root) = shard.labels().get(labels::ROOT).filter(|root| **root != shard.spec.task) {
+        wake.task(&namespace, root);
+    }
+}
+
+/// Wakes the task that a report is about.
+pub fn wake_report(wake: &Wake, report: &ValidationReport) {
+    let namespace = report.namespace().unwrap_or_default();
+    wake.task(&namespace, &report.spec.task);
+    // Its parent compares by it.
+    if let [.., _] = report.spec.path.as_slice()
+        && let Some(root) = report.labels().get(labels::ROOT)
+    {
+        wake.task(&namespace, root);
+    }
+}
+
+/// Wakes the owner of a Job's ledger.
+pub fn wake_job(wake: &Wake, job: &Job) {
+    let namespace = job.namespace().unwrap_or_default();
+    match controller_of(job) {
+        Some(owner) if owner.kind == "CollectShard" => wake.shard(&namespace, &owner.name),
+        Some(owner) if owner.kind == "CollectTask" => wake.task(&namespace, &owner.name),
+        _ => {}
+    }
+}
+
+/// Wakes the owner of the ledger that a pod works for.
+pub fn wake_pod(wake: &Wake, jobs: &Store<Job>, pod: &Pod) {
+    let namespace = pod.namespace().unwrap_or_default();
+    if let Some(owner) = controller_of(pod)
+        && let Some(job) = jobs.get(&ObjectRef::new(&owner.name).within(&namespace))
+    {
+        wake_job(wake, &job);
+        return;
+    }
+    // Its Job is gone already; the labels say whom it concerned.
+    let (Some(task), Some(work)) = (pod.labels().get(labels::TASK), pod.labels().get(labels::WORK)) else { return };
+    if work == "collect" {
+        if let Some(name) = pod.labels().get(labels::SHARD) {
+            wake.shard(&namespace, name);
+        }
+    } else {
+        wake.task(&namespace, task);
+    }
+}
