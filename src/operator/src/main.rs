@@ -290,15 +290,9 @@ impl Watches {
     ) -> Store<K> {
         let (store, writer) = reflector::store::<K>();
         self.ready.expect(K::KIND);
-        let (filled, ready) = (store.clone(), self.ready.clone());
-        tokio::spawn(async move {
-            if filled.wait_until_ready().await.is_ok() {
-                ready.done(K::KIND);
-            }
-        });
-        let (api, metrics) = (self.api::<DeserializeGuard<K>>(), self.metrics.clone());
+        let (api, metrics, ready) = (self.api::<DeserializeGuard<K>>(), self.metrics.clone(), self.ready.clone());
         parts.spawn(async move {
-            watch::run(api, config, writer, metrics, slim, wake).await;
+            watch::run(api, config, writer, metrics, ready, slim, wake).await;
             K::KIND
         });
         store
@@ -317,17 +311,11 @@ impl Watches {
         config: watcher::Config,
     ) {
         self.ready.expect("Pod");
-        let (filled, mut first) = tokio::sync::watch::channel(false);
         let ready = self.ready.clone();
-        tokio::spawn(async move {
-            if first.wait_for(|filled| *filled).await.is_ok() {
-                ready.done("Pod");
-            }
-        });
         let (api, index, metrics) = (self.api::<DeserializeGuard<Pod>>(), pods.clone(), self.metrics.clone());
         let (wake, jobs) = (wake.clone(), jobs.clone());
         parts.spawn(async move {
-            watch::run_pods(api, config, index, filled, metrics, move |pod| watch::wake_pod(&wake, &jobs, pod)).await;
+            watch::run_pods(api, config, index, ready, metrics, move |pod| watch::wake_pod(&wake, &jobs, pod)).await;
             "Pod"
         });
     }

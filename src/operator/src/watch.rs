@@ -25,7 +25,7 @@ use kube::{
 };
 use tracing::{debug, warn};
 
-use crate::{context::Wake, error::chain, metrics::Metrics, write::Object};
+use crate::{context::Wake, error::chain, metrics::Metrics, ready::Ready, write::Object};
 
 /// Pods by name.
 type ByName = HashMap<String, Arc<Pod>>;
@@ -95,6 +95,7 @@ pub async fn run<K: Object>(
     config: watcher::Config,
     mut store: Writer<K>,
     metrics: Metrics,
+    ready: Ready,
     slim: fn(&mut K),
     wake: impl Fn(&K),
 ) {
@@ -114,7 +115,10 @@ pub async fn run<K: Object>(
         match &event {
             Event::Apply(object) | Event::Delete(object) => wake(object),
             // Whoever vanished during a desync has no event of its own: everybody is looked at.
-            Event::InitDone => reader.state().iter().for_each(|object| wake(object)),
+            Event::InitDone => {
+                ready.done(K::KIND);
+                reader.state().iter().for_each(|object| wake(object));
+            }
             Event::Init | Event::InitApply(_) => {}
         }
     }
@@ -161,7 +165,7 @@ pub async fn run_pods(
     api: Api<DeserializeGuard<Pod>>,
     config: watcher::Config,
     index: PodIndex,
-    ready: tokio::sync::watch::Sender<bool>,
+    ready: Ready,
     metrics: Metrics,
     wake: impl Fn(&Pod),
 ) {
@@ -195,7 +199,7 @@ pub async fn run_pods(
             Event::InitDone => {
                 listed.iter().for_each(&wake);
                 index.replace(std::mem::take(&mut listed));
-                ready.send_replace(true);
+                ready.done("Pod");
             }
             Event::Apply(DeserializeGuard(Err(error)))
             | Event::Delete(DeserializeGuard(Err(error)))

@@ -1,0 +1,280 @@
+//! Collects a slice: its items one after another, each with a fresh paginator, into parts, and at the end the manifest.
+//!
+//! Records are written in the order of the source. A checkpoint is taken only when a part closes, at a page boundary, so
+//! that what it says is complete at the sink (I8). Only the manifest makes parts visible (I6).
+
+mod checkpoint;
+mod keys;
+mod slice;
+mod tally;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use collect_api::{
+    plan::{Item, Part},
+    protocol::{Assignment, Checkpoint, CollectResult, CollectWork, ItemTally},
+    sink::Sink,
+    source::Source,
+};
+
+pub use keys::Keys;
+pub use tally::{ItemEnd, finish_item, name_of};
+
+use crate::{
+    Control, Error, Settings,
+    control::Stage,
+    http::{
+        self, Client, Endpoint, Fetched, Reader, Variables,
+        paginate::{Facts, Rule, State},
+    },
+    secrets::Secrets,
+    sink::{Created, Manifest, Owner, Store},
+};
+use checkpoint::Place;
+use slice::Slice;
+
+/// How the collection of a slice ended, if not with an error.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ending {
+    /// This worker committed the slice.
+    Done(CollectResult),
+    /// Another worker had committed it.
+    AlreadyCommitted(CollectResult),
+    /// It was asked to leave; the checkpoint says where it got to.
+    Checkpointed(Checkpoint),
+    /// A newer attempt is in place.
+    Fenced,
+}
+
+/// A slice that can't be collected as assigned.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectError {
+    /// The checkpoint is not one of this slice.
+    #[error("the checkpoint points to item {item} of {items}; raise spec.run to collect anew")]
+    WrongCheckpoint {
+        /// Item that it points to.
+        item: i32,
+        /// Items of the slice.
+        items: usize,
+    },
+}
+
+impl CollectError {
+    /// Short word.
+    pub fn category(&self) -> &'static str {
+        "CheckpointInvalid"
+    }
+}
+
+/// How reading ended.
+enum Read {
+    /// Every item was read.
+    All,
+    /// Asked to leave.
+    Paused(Checkpoint),
+    /// The source no longer accepts the checkpoint's cursor.
+    CursorRefused,
+}
+
+/// Collects a slice and commits it.
+///
+/// # Errors
+/// Whatever ends the attempt; [`Error::class`] says what that means. What was written without a manifest is never visible.
+pub async fn collect(
+    assignment: &Assignment,
+    work: &CollectWork,
+    settings: &Settings,
+    control: &Control,
+) -> Result<Ending, Error> {
+    let collector = Collector::new(assignment, work, settings, control)?;
+    tokio::select! {
+        biased;
+        () = control.aborted() => Ok(Ending::Fenced),
+        ending = collector.run() => ending,
+    }
+}
+
+struct Collector<'a> {
+    assignment: &'a Assignment,
+    work: &'a CollectWork,
+    settings: &'a Settings,
+    control: &'a Control,
+    store: Store,
+    client: Arc<Client>,
+    endpoint: Arc<Endpoint>,
+}
+
+impl<'a> Collector<'a> {
+    fn new(
+        assignment: &'a Assignment,
+        work: &'a CollectWork,
+        settings: &'a Settings,
+        control: &'a Control,
+    ) -> Result<Self, Error> {
+        let Source::Http(source) = &assignment.source;
+        let Sink::ObjectStore(sink) = &assignment.sink;
+        let secrets = Secrets::below(&settings.secrets_dir);
+        Ok(Self {
+            assignment,
+            work,
+            settings,
+            control,
+            store: Store::open(sink, settings)?,
+            client: Arc::new(Client::new(source, &secrets, settings.page_bytes, control)?),
+            endpoint: Arc::new(Endpoint::of(source)?),
+        })
+    }
+
+    async fn run(&self) -> Result<Ending, Error> {
+        let path = Manifest::path(&self.assignment.identity);
+        if let Some((bytes, _)) = self.store.get(&path).await? {
+            return self.already_committed(path, &bytes);
+        }
+        let checkpoint = self.work.checkpoint.clone().unwrap_or_default();
+        let adopted = match Slice::adopt(self.assignment, self.settings, &self.store, &checkpoint).await? {
+            Some(slice) => Some((slice, Some(checkpoint.clone()))),
+            None => {
+                tracing::warn!("parts of the checkpoint are gone from the sink: the slice starts again");
+                None
+            }
+        };
+        let fresh = || Slice::new(self.assignment, self.settings, &self.store, checkpoint.seq);
+        let (mut slice, from) = match adopted {
+            Some(adopted) => adopted,
+            None => (fresh()?, None),
+        };
+        let mut read = self.read(&mut slice, from.as_ref()).await?;
+        if matches!(read, Read::CursorRefused) {
+            tracing::warn!("the source no longer accepts the checkpoint's cursor: the slice starts again");
+            slice = fresh()?;
+            read = self.read(&mut slice, None).await?;
+        }
+        match read {
+            Read::Paused(checkpoint) => Ok(Ending::Checkpointed(checkpoint)),
+            Read::All | Read::CursorRefused => self.commit(slice, path).await,
+        }
+    }
+
+    fn already_committed(&self, path: String, bytes: &[u8]) -> Result<Ending, Error> {
+        let manifest = Manifest::decode(&path, bytes)?;
+        manifest.check(&path, &self.assignment.identity)?;
+        Ok(Ending::AlreadyCommitted(manifest.result(path)))
+    }
+
+    /// Reads the items from a checkpoint on, or all of them.
+    async fn read(&self, slice: &mut Slice<'_>, from: Option<&Checkpoint>) -> Result<Read, Error> {
+        let items = &self.work.items;
+        let start = from.map_or(0, |from| from.item);
+        let wrong = CollectError::WrongCheckpoint { item: start, items: items.len() };
+        let first = usize::try_from(start).ok().filter(|first| *first <= items.len()).ok_or(wrong)?;
+        let mut expected: Vec<Option<i64>> = items.iter().map(|item| item.records).collect();
+        let mut resume = from.and_then(|from| Some((from.paginator.clone()?, from.item_tally.clone()?)));
+        for (index, item) in items.iter().enumerate().skip(first) {
+            let resumed = resume.take();
+            match self.read_item(slice, index, item, resumed, &mut expected).await? {
+                Read::All => {}
+                ended @ (Read::Paused(_) | Read::CursorRefused) => return Ok(ended),
+            }
+        }
+        Ok(Read::All)
+    }
+
+    async fn read_item(
+        &self,
+        slice: &mut Slice<'_>,
+        index: usize,
+        item: &Item,
+        resumed: Option<(String, ItemTally)>,
+        expected: &mut [Option<i64>],
+    ) -> Result<Read, Error> {
+        let values = self.values(item);
+        let (state, tally) = match resumed {
+            Some((state, tally)) => (serde_json::from_str::<State>(&state).ok(), tally),
+            None => (None, ItemTally::default()),
+        };
+        let mut may_restart = state.is_some() && matches!(self.endpoint.rule(), Rule::Cursor | Rule::Next);
+        let mut reader = Reader::new(&self.client, &self.endpoint, &variables(&values, item), &item.part, state)?;
+        let mut end = ItemEnd::new(name_of(&values), reader.span(), tally);
+        loop {
+            let at = Place { item: index, state: reader.state().clone(), tally: end.so_far() };
+            self.control.note(|progress| progress.stage = Stage::Reading);
+            let fetched = tokio::select! {
+                biased;
+                _ = self.control.stopped() => return slice.pause(at, self.control).await.map(Read::Paused),
+                fetched = reader.fetch() => fetched,
+            };
+            let fetched = match fetched {
+                Err(Error::Http(error)) if may_restart && refuses_cursor(error.refused_with()) => {
+                    return Ok(Read::CursorRefused);
+                }
+                other => other?,
+            };
+            may_restart = false;
+            self.control.note(|progress| progress.stage = Stage::Writing);
+            let stop = match fetched {
+                Fetched::PastEnd => reader.advance(&Facts::default())?,
+                Fetched::Page(answer) => {
+                    let (records, facts) = http::read(&self.endpoint, self.client.origins(), &answer)?;
+                    let stop = reader.advance(&facts)?;
+                    slice.write(&records, &values, end.read()).await?;
+                    end.page(facts.records, facts.total);
+                    stop
+                }
+            };
+            self.note(slice, expected, index, &end);
+            if stop.is_some() {
+                break;
+            }
+            if slice.is_due() {
+                let at = Place { item: index, state: reader.state().clone(), tally: end.so_far() };
+                slice.checkpoint(Some(at), index, self.control).await?;
+            }
+        }
+        finish_item(slice.tally_mut(), end);
+        if slice.is_due() {
+            slice.checkpoint(None, index + 1, self.control).await?;
+        }
+        Ok(Read::All)
+    }
+
+    /// Level values of an item, those of the task's own path included.
+    fn values(&self, item: &Item) -> BTreeMap<String, String> {
+        let mut values = self.assignment.identity.path_values();
+        values.extend(item.values.clone());
+        values
+    }
+
+    fn note(&self, slice: &Slice<'_>, expected: &mut [Option<i64>], index: usize, end: &ItemEnd) {
+        if let Some((slot, share)) = expected.get_mut(index).zip(end.share()) {
+            *slot = Some(share);
+        }
+        let expected = expected.iter().copied().sum::<Option<i64>>();
+        let (records, bytes) = (slice.tally().records, slice.tally().bytes);
+        self.control.note(|progress| {
+            (progress.records, progress.bytes, progress.expected) = (records, bytes, expected);
+        });
+    }
+
+    async fn commit(&self, mut slice: Slice<'_>, path: String) -> Result<Ending, Error> {
+        self.control.note(|progress| progress.stage = Stage::Committing);
+        slice.close(false).await?;
+        let manifest = slice.into_manifest(Owner::of(&self.assignment.identity));
+        match self.store.create(&path, &manifest.encode()?).await? {
+            Created::Ours => Ok(Ending::Done(manifest.result(path))),
+            Created::Theirs(bytes) => self.already_committed(path, &bytes),
+        }
+    }
+}
+
+fn variables(values: &BTreeMap<String, String>, item: &Item) -> Variables {
+    let range = match &item.part {
+        Part::Range(span) => Some(span.clone()),
+        Part::Whole {} | Part::Pages(_) | Part::Offsets(_) => None,
+    };
+    Variables { values: values.clone(), range }
+}
+
+/// Statuses with which sources refuse a cursor that has grown old. 401, 403, 408, 425 and 429 mean something else.
+fn refuses_cursor(status: Option<u16>) -> bool {
+    status.is_some_and(|status| (400..500).contains(&status) && ![401, 403, 408, 425, 429].contains(&status))
+}

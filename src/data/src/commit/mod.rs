@@ -1,0 +1,176 @@
+//! Commits a run: checks that every slice is there, writes the file list, removes what no manifest names, makes the run
+//! the valid one, prunes older runs. Every step may be repeated, and a crash between any two loses nothing.
+
+mod list;
+mod prune;
+
+use collect_api::{
+    protocol::{Assignment, CommitResult, CommitWork, Identity},
+    sink::Sink,
+};
+
+pub use list::{LIST, Visible, lines};
+pub use prune::{Folder, superfluous};
+
+use crate::{
+    Control, Error, Settings,
+    control::Stage,
+    error::Class,
+    plan::{CURRENT, Current},
+    sink::{Created, SinkError, Store},
+};
+
+/// Tries to move `_current.json` while others change it.
+const MOVE_TRIES: usize = 5;
+
+/// A run that can't be committed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// Slices are missing or there are too many.
+    #[error(
+        "the run has {slices} committed slices with {records} records at the sink where {wanted_slices} with {wanted_records} are expected; files below {folder} were changed by hand: raise spec.run to collect anew"
+    )]
+    Incomplete {
+        /// Folder of the run.
+        folder: String,
+        /// Manifests found.
+        slices: i64,
+        /// Records in them.
+        records: i64,
+        /// Manifests expected.
+        wanted_slices: i64,
+        /// Records expected.
+        wanted_records: i64,
+    },
+    /// A list of other files is there.
+    #[error("`{path}` lists other files than the manifests; it was changed by hand: remove it or raise spec.run")]
+    ListDiffers {
+        /// The list.
+        path: String,
+    },
+    /// A newer run is valid already.
+    #[error("run {newer} is the valid one already; run {run} is not committed any more")]
+    Superseded {
+        /// The valid run.
+        newer: i64,
+        /// This run.
+        run: i64,
+    },
+    /// Others keep changing `_current.json`.
+    #[error("`{CURRENT}` keeps changing; another process writes it")]
+    Contended,
+}
+
+impl CommitError {
+    /// Short word.
+    pub fn category(&self) -> &'static str {
+        match self {
+            Self::Incomplete { .. } => "ManifestMismatch",
+            Self::ListDiffers { .. } => "ListDiffers",
+            Self::Superseded { .. } => "Superseded",
+            Self::Contended => "SinkContended",
+        }
+    }
+
+    /// What it means for the attempt.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Incomplete { .. } | Self::ListDiffers { .. } => Class::Permanent,
+            Self::Superseded { .. } => Class::Fenced,
+            Self::Contended => Class::Retryable,
+        }
+    }
+}
+
+/// Commits a run.
+///
+/// # Errors
+/// When slices are missing, the sink fails, or a newer run is valid.
+pub async fn commit(
+    assignment: &Assignment,
+    work: &CommitWork,
+    settings: &Settings,
+    control: &Control,
+) -> Result<CommitResult, Error> {
+    let Sink::ObjectStore(sink) = &assignment.sink;
+    let identity = &assignment.identity;
+    control.note(|progress| progress.stage = Stage::Committing);
+    let store = Store::open(sink, settings)?;
+    // First of all: nothing below may touch the folder of another task, nor a run that a newer one has replaced.
+    check_current(&store, identity).await?;
+    let visible = list::read(&store, identity).await?;
+    check_complete(&visible, identity, work)?;
+    let list_path = format!("{}/{LIST}", identity.run_folder());
+    let mut result = CommitResult {
+        files: i64::try_from(visible.parts.len()).unwrap_or(i64::MAX),
+        records: visible.records,
+        bytes: visible.parts.iter().map(|part| part.bytes).sum(),
+        removed: 0,
+        list: list_path.clone(),
+    };
+    let lines = lines(&visible.parts)?;
+    if let Created::Theirs(_) = store.create(&list_path, &lines).await? {
+        return Err(CommitError::ListDiffers { path: list_path }.into());
+    }
+    result.removed = list::remove_unnamed(&store, identity, &visible).await?;
+    move_current(&store, identity, &result).await?;
+    prune::prune(&store, identity, work.keep_runs).await?;
+    Ok(result)
+}
+
+fn check_complete(visible: &Visible, identity: &Identity, work: &CommitWork) -> Result<(), CommitError> {
+    if visible.slices == work.slices && visible.records == work.records {
+        return Ok(());
+    }
+    Err(CommitError::Incomplete {
+        folder: identity.run_folder(),
+        slices: visible.slices,
+        records: visible.records,
+        wanted_slices: work.slices,
+        wanted_records: work.records,
+    })
+}
+
+/// What `_current.json` says, if it is ours and not ahead of us.
+async fn check_current(store: &Store, identity: &Identity) -> Result<Option<(Current, crate::sink::Version)>, Error> {
+    let Some((bytes, version)) = store.get(CURRENT).await? else { return Ok(None) };
+    let current = Current::decode(&bytes, identity)?;
+    match current.run {
+        Some(newer) if current.root_uid.as_ref() == Some(&identity.root_uid) && newer > identity.run => {
+            Err(CommitError::Superseded { newer, run: identity.run }.into())
+        }
+        _ => Ok(Some((current, version))),
+    }
+}
+
+/// Points `_current.json` to this run, never from a newer run of the same root to an older one.
+async fn move_current(store: &Store, identity: &Identity, result: &CommitResult) -> Result<(), Error> {
+    let wanted = Current {
+        run: Some(identity.run),
+        root_uid: Some(identity.root_uid.clone()),
+        folder: Some(identity.run_folder()),
+        list: Some(result.list.clone()),
+        records: Some(result.records),
+        files: Some(result.files),
+        bytes: Some(result.bytes),
+        ..Current::claim(identity)
+    };
+    let bytes = wanted.encode()?;
+    for _ in 0..MOVE_TRIES {
+        let moved = match check_current(store, identity).await? {
+            Some((current, _)) if current == wanted => true,
+            Some((_, version)) => store.replace(CURRENT, &bytes, &version).await?,
+            None => store.create(CURRENT, &bytes).await? == Created::Ours,
+        };
+        if moved {
+            return Ok(());
+        }
+    }
+    Err(CommitError::Contended.into())
+}
+
+impl From<serde_json::Error> for SinkError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Encode(error.to_string())
+    }
+}
