@@ -18,7 +18,7 @@ use k8s_openapi::{
         core::v1::{
             Capabilities, Container, EnvVar, EnvVarSource, KeyToPath, ObjectFieldSelector,
             PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, ProjectedVolumeSource,
-            ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, ServiceAccountTokenProjection,
+            ResourceRequirements, SeccompProfile, SecretProjection, SecurityContext, ServiceAccountTokenProjection,
             Toleration, Volume, VolumeMount, VolumeProjection,
         },
     },
@@ -230,7 +230,7 @@ fn resources(wanted: Option<&collect_api::worker::Resources>) -> ResourceRequire
     }
 }
 
-/// The token, one volume for each secret with exactly the keys that are needed, and the sink's claim.
+/// The token, exactly the keys that are needed of each secret, and the sink's claim.
 fn volumes(spec: &CollectTaskSpec) -> (Vec<Volume>, Vec<VolumeMount>) {
     let mut volumes = vec![Volume {
         name: "token".into(),
@@ -258,20 +258,27 @@ fn volumes(spec: &CollectTaskSpec) -> (Vec<Volume>, Vec<VolumeMount>) {
             keys.push(key);
         }
     }
-    for (index, (secret, keys)) in secrets.into_iter().enumerate() {
-        let name = format!("secret-{index}");
-        mounts.push(mount(&name, &format!("{SECRETS_DIR}/{secret}"), true));
+    if !secrets.is_empty() {
+        mounts.push(mount("secrets", SECRETS_DIR, true));
+        let sources = secrets
+            .into_iter()
+            .map(|(secret, keys)| VolumeProjection {
+                secret: Some(SecretProjection {
+                    // Without it a missing key would leave the pod waiting; the worker can say which key is missing.
+                    optional: Some(true),
+                    items: Some(
+                        keys.into_iter()
+                            .map(|key| KeyToPath { path: format!("{secret}/{key}"), key, ..KeyToPath::default() })
+                            .collect(),
+                    ),
+                    name: secret,
+                }),
+                ..VolumeProjection::default()
+            })
+            .collect();
         volumes.push(Volume {
-            name,
-            secret: Some(SecretVolumeSource {
-                secret_name: Some(secret),
-                // Without it a missing key would leave the pod waiting; the worker can say which key is missing.
-                optional: Some(true),
-                items: Some(
-                    keys.into_iter().map(|key| KeyToPath { path: key.clone(), key, ..KeyToPath::default() }).collect(),
-                ),
-                ..SecretVolumeSource::default()
-            }),
+            name: "secrets".into(),
+            projected: Some(ProjectedVolumeSource { sources: Some(sources), ..ProjectedVolumeSource::default() }),
             ..Volume::default()
         });
     }

@@ -1,0 +1,158 @@
+//! Commits of runs.
+
+use collect_api::protocol::{CollectWork, CommitWork, Identity, RateShare, Work};
+use collect_data::{Class, Control, Ending};
+use collect_s3::{Effect, When};
+use serde_json::{Value, json};
+
+use crate::lab::{Lab, collect_until, identity, pages, whole};
+
+fn run(run: i64) -> Identity {
+    Identity { run, ..identity() }
+}
+
+async fn slice(lab: &Lab, identity: Identity) {
+    let work = CollectWork { items: vec![whole()], checkpoint: None };
+    let mut assignment = lab.assignment(json!({"pagination": pages(50)}), Work::Collect(work.clone()));
+    assignment.identity = identity;
+    let control = Control::new(&RateShare::default());
+    let ending = collect_data::collect(&assignment, &work, &lab.settings("a"), &control).await.unwrap();
+    assert!(matches!(ending, Ending::Done(_)));
+}
+
+fn work(slices: i64) -> CommitWork {
+    CommitWork { slices, records: slices * 216, keep_runs: 2 }
+}
+
+fn current(lab: &Lab) -> Value {
+    serde_json::from_slice(&std::fs::read(lab.files().join("_current.json")).unwrap()).unwrap()
+}
+
+/// Paths of all files below a folder of the sink.
+fn files(lab: &Lab, folder: &str) -> Vec<String> {
+    fn walk(folder: &std::path::Path, base: &std::path::Path, found: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            if entry.path().is_dir() {
+                walk(&entry.path(), base, found);
+            } else {
+                found.push(entry.path().strip_prefix(base).unwrap().to_str().unwrap().to_owned());
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&lab.files().join(folder), &lab.files(), &mut found);
+    found.retain(|path| !path.rsplit('/').next().unwrap().starts_with('.'));
+    found.sort();
+    found
+}
+
+#[tokio::test]
+async fn a_run_becomes_the_valid_one_and_nothing_else_is_left_in_it() {
+    for on_s3 in [true, false] {
+        let lab = Lab::small().await;
+        let lab = if on_s3 { lab.on_s3().await } else { lab };
+        // An attempt that left parts and a checkpoint, and one that did not use them.
+        collect_until(&lab, json!({"pagination": pages(20)}), vec![whole()], None, 1, Some(5)).await.unwrap();
+        slice(&lab, run(1)).await;
+        slice(&lab, Identity { index: 1, ..run(1) }).await;
+        let result = lab.commit(run(1), work(2)).await.unwrap();
+        assert_eq!((result.files, result.records), (2, 432));
+        assert!(result.removed >= 4, "{result:?}");
+        assert_eq!(
+            files(&lab, "runs"),
+            [
+                "runs/1-3f9c2a71/0/1-a/part-0.ndjson.zst",
+                "runs/1-3f9c2a71/0/manifest.json",
+                "runs/1-3f9c2a71/1/1-a/part-0.ndjson.zst",
+                "runs/1-3f9c2a71/1/manifest.json",
+                "runs/1-3f9c2a71/_files.ndjson",
+            ]
+        );
+        let list = std::fs::read_to_string(lab.files().join(&result.list)).unwrap();
+        let paths: Vec<Value> =
+            list.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["path"].clone()).collect();
+        assert_eq!(paths, ["runs/1-3f9c2a71/0/1-a/part-0.ndjson.zst", "runs/1-3f9c2a71/1/1-a/part-0.ndjson.zst"]);
+        let current = current(&lab);
+        assert_eq!(
+            (&current["owner"], &current["run"], &current["records"]),
+            (&json!("default/villages"), &json!(1), &json!(432))
+        );
+        // Again: the same.
+        let again = lab.commit(run(1), work(2)).await.unwrap();
+        assert_eq!((again.files, again.removed), (2, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_run_with_missing_slices_is_not_committed() {
+    let lab = Lab::small().await;
+    slice(&lab, run(1)).await;
+    let error = lab.commit(run(1), work(2)).await.unwrap_err();
+    assert_eq!((error.category(), error.class()), ("ManifestMismatch", Class::Permanent), "{error}");
+    assert!(!lab.files().join("_current.json").exists());
+}
+
+#[tokio::test]
+async fn older_runs_are_pruned_and_never_come_back() {
+    let lab = Lab::small().await.on_s3().await;
+    for n in 1..=3 {
+        slice(&lab, run(n)).await;
+        lab.commit(run(n), work(1)).await.unwrap();
+    }
+    slice(&lab, run(4)).await;
+    assert_eq!(files(&lab, "runs/1-3f9c2a71"), Vec::<String>::new());
+    assert_eq!(files(&lab, "runs/2-3f9c2a71").len(), 3);
+    let error = lab.commit(run(2), work(1)).await.unwrap_err();
+    assert_eq!((error.category(), error.class()), ("Superseded", Class::Fenced), "{error}");
+    assert_eq!(current(&lab)["run"], 3);
+    // The run that is being collected is no concern of the valid one.
+    lab.commit(run(3), work(1)).await.unwrap();
+    assert_eq!(files(&lab, "runs/4-3f9c2a71").len(), 2);
+}
+
+#[tokio::test]
+async fn a_commit_that_is_cut_off_anywhere_is_completed_by_the_next() {
+    let count = {
+        let lab = Lab::small().await.on_s3().await;
+        slice(&lab, run(1)).await;
+        let before = lab.s3.as_ref().unwrap().control.log().len();
+        lab.commit(run(1), work(1)).await.unwrap();
+        lab.s3.as_ref().unwrap().control.log().len() - before
+    };
+    assert!(count > 5);
+    let lab = Lab::small().await.on_s3().await;
+    for cut in 0..count as u64 {
+        let index = i32::try_from(cut).unwrap();
+        let identity = Identity { root_uid: format!("{index:08}-0000"), ..run(1) };
+        slice(&lab, identity.clone()).await;
+        let dies = When { skip: cut, ..When::default() };
+        lab.s3.as_ref().unwrap().control.set_faults([Effect::Status { code: 403 }.when(dies)]);
+        let first = lab.commit(identity.clone(), work(1)).await;
+        lab.s3.as_ref().unwrap().control.set_faults([]);
+        lab.commit(identity.clone(), work(1)).await.unwrap_or_else(|error| panic!("{cut}: {first:?}, then {error}"));
+        assert_eq!(current(&lab)["folder"], json!(identity.run_folder()));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_lost_on_the_way_changes_nothing() {
+    let lab = Lab::small().await.on_s3().await;
+    slice(&lab, run(1)).await;
+    let puts = When { method: Some("PUT".into()), ..When::default() };
+    lab.s3.as_ref().unwrap().control.set_faults([Effect::Ambiguous.when(When { every: Some(2), ..puts })]);
+    lab.commit(run(1), work(1)).await.unwrap();
+    slice(&lab, run(2)).await;
+    lab.commit(run(2), work(1)).await.unwrap();
+    assert_eq!(current(&lab)["run"], 2);
+}
+
+#[tokio::test]
+async fn another_tasks_folder_is_never_touched() {
+    let lab = Lab::small().await;
+    slice(&lab, run(1)).await;
+    let theirs = r#"{"owner": "other/task", "run": 3}"#;
+    std::fs::write(lab.files().join("_current.json"), theirs).unwrap();
+    let error = lab.commit(run(1), work(1)).await.unwrap_err();
+    assert_eq!(error.category(), "SinkOccupied");
+    assert_eq!(std::fs::read_to_string(lab.files().join("_current.json")).unwrap(), theirs);
+}

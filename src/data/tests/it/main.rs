@@ -1,0 +1,18 @@
+//! Slices, plans and commits against the sample server and a real S3 server.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "clippy knows only functions marked as tests"
+)]
+
+mod commits;
+mod faults;
+mod lab;
+mod paginators;
+mod plans;
+mod records;
+mod resume;
+mod sinks;

@@ -1,0 +1,182 @@
+//! Pause, resume, zombies: nothing twice, nothing lost, nothing read again without need.
+
+use collect_api::protocol::{Checkpoint, CollectWork, MAX_CHECKPOINT_BYTES, RateShare, Work};
+use collect_data::{Control, Ending, Settings};
+use collect_registry::{Controlled, Effect, Options, When};
+use serde_json::{Value, json};
+
+use crate::lab::{Lab, collect_until, identity, pages, whole};
+
+fn styles() -> Vec<Value> {
+    vec![
+        json!({"pagination": pages(10)}),
+        json!({"pagination": {"offset": {"param": "offset", "limit": 10, "limitParam": "limit"}}}),
+        json!({"query": {"cursor": "", "limit": "10"}, "pagination": {"cursor": {"next": "$.cursor", "into": "cursor"}}}),
+        json!({"query": {"size": "10"}, "pagination": {"next": {"url": "$.next"}}}),
+    ]
+}
+
+fn checkpoint(ending: Ending) -> Checkpoint {
+    match ending {
+        Ending::Checkpointed(checkpoint) => checkpoint,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_paused_slice_goes_on_where_it_was() {
+    for source in styles() {
+        let lab = Lab::small().await;
+        // 22 pages; pause after about 90 %.
+        let paused = collect_until(&lab, source.clone(), vec![whole()], None, 1, Some(20)).await.unwrap();
+        let checkpoint = checkpoint(paused);
+        assert!(serde_json::to_vec(&checkpoint).unwrap().len() <= MAX_CHECKPOINT_BYTES);
+        assert!(checkpoint.tally.records >= 190, "{checkpoint:?}");
+        let before: Vec<String> = lab.queries();
+        let done = collect_until(&lab, source.clone(), vec![whole()], Some(checkpoint.clone()), 2, None).await.unwrap();
+        let Ending::Done(result) = done else { panic!("{done:?}") };
+        assert_eq!(lab.codes(), lab.held(4), "{source}");
+        assert_eq!((result.tally.records, result.tally.duplicates, result.tally.source), (216, Some(0), 216));
+        let after = lab.queries().split_off(before.len());
+        assert!(after.len() <= 3, "{source}: read again: {after:?}");
+        // At most the page that was under way is asked for twice.
+        assert!(after.iter().filter(|query| before.contains(query)).count() <= 1, "{source}: {after:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_slice_may_be_paused_again_and_again() {
+    let lab = Lab::small().await;
+    let source = json!({"path": "/cities/{{ city }}/villages", "pagination": pages(7)});
+    let items: Vec<_> = lab
+        .held(1)
+        .into_iter()
+        .map(|code| collect_api::plan::Item { values: [("city".to_owned(), code)].into(), ..whole() })
+        .collect();
+    let mut last: Option<Checkpoint> = None;
+    for attempt in 1..100 {
+        let ending = collect_until(&lab, source.clone(), items.clone(), last.clone(), attempt, Some(3)).await.unwrap();
+        match ending {
+            Ending::Checkpointed(next) => {
+                // I8: never backwards.
+                let (seq, item, records) = last.map_or((0, 0, 0), |last| (last.seq, last.item, last.tally.records));
+                assert!(next.seq > seq && next.item >= item && next.tally.records >= records);
+                last = Some(next);
+            }
+            Ending::Done(result) => {
+                assert_eq!(lab.codes(), lab.held(4));
+                assert_eq!((result.tally.items, result.tally.source, result.tally.duplicates), (9, 216, Some(0)));
+                assert!(attempt > 5);
+                return;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    panic!("it never ended");
+}
+
+#[tokio::test]
+async fn duplicates_are_counted_across_attempts() {
+    let lab = Lab::small().await;
+    // The same value twice: every record of the second item was in the first.
+    let items = vec![whole(), whole()];
+    let source = json!({"pagination": pages(20)});
+    let paused = checkpoint(collect_until(&lab, source.clone(), items.clone(), None, 1, Some(16)).await.unwrap());
+    assert_eq!(paused.item, 1);
+    let done = collect_until(&lab, source, items, Some(paused), 2, None).await.unwrap();
+    assert!(matches!(done, Ending::Done(result) if result.tally.duplicates == Some(216)));
+}
+
+#[tokio::test]
+async fn a_killed_attempt_leaves_nothing_visible() {
+    let lab = Lab::small().await;
+    let source = json!({"pagination": pages(10)});
+    let work = CollectWork { items: vec![whole()], checkpoint: None };
+    let assignment = lab.assignment(source.clone(), Work::Collect(work.clone()));
+    let settings = Settings { part_bytes: 1, ..lab.settings("dead0001") };
+    let control = Control::new(&RateShare::default());
+    // Dropping the future is what a kill looks like to the sink.
+    let until = async {
+        while control.progress().checkpoint.is_none_or(|checkpoint| checkpoint.seq < 5) {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        ending = collect_data::collect(&assignment, &work, &settings, &control) => panic!("{ending:?}"),
+        () = until => {}
+    }
+    assert!(!lab.files().join("runs/1-3f9c2a71/0/manifest.json").exists());
+    let last = control.progress().checkpoint.unwrap();
+    let before = lab.queries().len();
+    let done = collect_until(&lab, source, vec![whole()], Some(last), 2, None).await.unwrap();
+    assert!(matches!(done, Ending::Done(_)));
+    assert_eq!(lab.codes(), lab.held(4));
+    assert!(lab.queries()[before..].iter().all(|query| !query.contains("page=1&") && !query.ends_with("page=1")));
+}
+
+#[tokio::test]
+async fn a_cursor_that_grew_old_starts_the_slice_again_without_its_parts() {
+    let lab = Lab::small().await;
+    let source = styles()[2].clone();
+    let paused = checkpoint(collect_until(&lab, source.clone(), vec![whole()], None, 1, Some(10)).await.unwrap());
+    let old = Effect::Status { code: 410, retry_after_seconds: None }.first(1);
+    lab.registry.control.set_options(Options::faults([old]));
+    let done = collect_until(&lab, source.clone(), vec![whole()], Some(paused.clone()), 2, None).await.unwrap();
+    let Ending::Done(result) = done else { panic!("{done:?}") };
+    assert_eq!((lab.codes(), result.tally.duplicates), (lab.held(4), Some(0)));
+    assert!(lab.manifest(&identity()).parts.iter().all(|part| part.path.contains("/2-2bbbbbbb/")));
+
+    // A page number never grows old: the same answer is an error there.
+    let lab = Lab::with(collect_registry::Registry::small(), Options::default()).await;
+    let paged = styles()[0].clone();
+    let paused = checkpoint(collect_until(&lab, paged.clone(), vec![whole()], None, 1, Some(10)).await.unwrap());
+    lab.registry
+        .control
+        .set_options(Options::faults([Effect::Status { code: 410, retry_after_seconds: None }.first(1)]));
+    let error = collect_until(&lab, paged, vec![whole()], Some(paused), 2, None).await.unwrap_err();
+    assert_eq!(error.category(), "SourceNotFound");
+}
+
+#[tokio::test]
+async fn parts_that_are_gone_or_changed_are_collected_again() {
+    for change in [(|path: &std::path::Path| std::fs::remove_file(path).unwrap()) as fn(&std::path::Path), |path| {
+        std::fs::write(path, b"short").unwrap()
+    }] {
+        let lab = Lab::small().await;
+        let source = json!({"pagination": pages(10)});
+        let paused = checkpoint(collect_until(&lab, source.clone(), vec![whole()], None, 1, Some(10)).await.unwrap());
+        change(&lab.files().join("runs/1-3f9c2a71/0/1-1bbbbbbb/part-2.ndjson.zst"));
+        let done = collect_until(&lab, source, vec![whole()], Some(paused), 2, None).await.unwrap();
+        assert!(matches!(done, Ending::Done(_)));
+        assert_eq!(lab.codes(), lab.held(4));
+    }
+}
+
+#[tokio::test]
+async fn a_pause_during_a_retry_is_obeyed_at_once() {
+    let down = Effect::Status { code: 503, retry_after_seconds: Some(50) }.when(When { skip: 3, ..When::default() });
+    let lab = Lab::with(collect_registry::Registry::small(), Options::faults([down])).await;
+    let start = std::time::Instant::now();
+    let source = json!({"pagination": pages(10)});
+    let paused = checkpoint(collect_until(&lab, source, vec![whole()], None, 1, Some(4)).await.unwrap());
+    assert!(start.elapsed() < std::time::Duration::from_secs(10));
+    assert_eq!(paused.tally.records, 30);
+}
+
+#[tokio::test]
+async fn an_abort_ends_at_once() {
+    let lab = Lab::faulty(Effect::Stuck).await;
+    let work = CollectWork { items: vec![whole()], checkpoint: None };
+    let assignment = lab.assignment(json!({}), Work::Collect(work.clone()));
+    let control = Control::new(&RateShare::default());
+    let settings = lab.settings("a");
+    let collecting = collect_data::collect(&assignment, &work, &settings, &control);
+    let aborting = async {
+        while lab.requests() == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        control.send(collect_data::Signal::Abort);
+    };
+    let (ending, ()) = tokio::join!(collecting, aborting);
+    assert_eq!(ending.unwrap(), Ending::Fenced);
+}
