@@ -26,7 +26,12 @@ pub fn worker_seen(job: Option<&Job>, pods: &[impl AsRef<Pod>], patience_over: b
     let Some(condition) = terminal_condition(job) else {
         return WorkerSeen::Active {
             deleting: job.metadata.deletion_timestamp.is_some(),
-            pending: pods.iter().find_map(|pod| pending_reason(pod.as_ref())),
+            pending: if pods.is_empty() {
+                let name = job.metadata.name.as_deref().unwrap_or_default();
+                Some(format!("its Job has no pod; `kubectl describe job {name}` says why (quota, admission)"))
+            } else {
+                pods.iter().find_map(|pod| pending_reason(pod.as_ref()))
+            },
         };
     };
     let mut end = match pods.iter().find_map(|pod| pod_end(pod.as_ref())) {
@@ -229,7 +234,9 @@ mod tests {
     fn conditions_that_are_not_terminal_are_not_believed() {
         let nearly =
             job(json!([{"type": "SuccessCriteriaMet", "status": "True"}, {"type": "FailureTarget", "status": "True"}]));
-        assert_eq!(worker_seen(Some(&nearly), &none(), true), WorkerSeen::Active { deleting: false, pending: None });
+        let running = pod("Running", json!({"running": {}}), json!([]), false);
+        let active = WorkerSeen::Active { deleting: false, pending: None };
+        assert_eq!(worker_seen(Some(&nearly), &[running], true), active);
     }
 
     #[test]
@@ -238,6 +245,15 @@ mod tests {
         assert_eq!(worker_seen(None, &[running], false), WorkerSeen::Leaving);
         assert_eq!(outcome(worker_seen(None, &[over(14, "Error", json!([]), true)], false)), Outcome::Checkpointed);
         assert_eq!(worker_seen(None, &none(), false), WorkerSeen::Unseen);
+    }
+
+    #[test]
+    fn a_job_without_a_pod_says_where_to_look() {
+        let seen = worker_seen(Some(&job(json!([]))), &none(), false);
+        assert!(
+            matches!(&seen, WorkerSeen::Active { pending: Some(why), .. } if why.contains("describe job j")),
+            "{seen:?}"
+        );
     }
 
     #[test]

@@ -1,1 +1,48 @@
-//! placeholder
+//! What the end-to-end tests share: a cluster of their own, operators as child processes, waiting without sleeping, and a
+//! reader of the sink that trusts nothing but the files.
+//!
+//! | module      | for |
+//! |-------------|-----|
+//! | [`cluster`] | one Kubernetes for each test binary, up on first use and down when the process ends |
+//! | [`space`]   | a namespace for each test; waiting; what to print when a test fails |
+//! | [`operator`]| operators that can be started, killed and started again |
+//! | [`programs`]| the programs under test and the worker's image |
+//! | [`audit`]   | who wrote what, from the API server's own log |
+//! | [`sink`]    | what a reader finds: `_current.json`, the file list, the manifests, the records |
+//! | [`tasks`]   | CollectTasks for the sample source |
+//!
+//! A test fails when its subject is absent. What a machine can't run is skipped with a printed reason, and fails if `CI=true`.
+
+pub mod audit;
+pub mod cluster;
+pub mod http;
+pub mod operator;
+pub mod programs;
+pub mod sink;
+pub mod space;
+pub mod tasks;
+
+pub use cluster::{Cluster, Node};
+pub use operator::Operator;
+pub use space::Space;
+
+use std::io::Write as _;
+
+/// Prints past the capture of the test harness, so that it is seen for passing tests too.
+pub fn say(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// Says loudly that something is not tested here and why; fails where nothing may be skipped.
+///
+/// # Panics
+/// If `CI=true`.
+pub fn skip(what: &str, reason: &str) {
+    say(&format!("SKIPPED {what}: {reason}"));
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "CI=true allows no skip of {what}: {reason}");
+}
+
+/// A figure that a test measured, printed even if it passes.
+pub fn figure(name: &str, value: impl std::fmt::Display) {
+    say(&format!("FIGURE {name} = {value}"));
+}

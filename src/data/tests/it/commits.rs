@@ -139,7 +139,7 @@ async fn an_answer_that_is_lost_on_the_way_changes_nothing() {
     let lab = Lab::small().await.on_s3().await;
     slice(&lab, run(1)).await;
     let puts = When { method: Some("PUT".into()), ..When::default() };
-    lab.s3.as_ref().unwrap().control.set_faults([Effect::Ambiguous.when(When { every: Some(2), ..puts })]);
+    lab.s3.as_ref().unwrap().control.set_faults([Effect::ResetAfter.when(When { every: Some(2), ..puts })]);
     lab.commit(run(1), work(1)).await.unwrap();
     slice(&lab, run(2)).await;
     lab.commit(run(2), work(1)).await.unwrap();

@@ -152,7 +152,7 @@ async fn the_planner_claims_the_sink() {
 #[tokio::test]
 async fn a_sink_without_conditional_puts_is_refused() {
     let lab = Lab::small().await.on_s3().await;
-    lab.s3.as_ref().unwrap().control.set_faults([collect_s3::Effect::Unconditional.always()]);
+    lab.s3.as_ref().unwrap().control.set_faults([collect_s3::Effect::IgnoreConditions.always()]);
     let error = lab.plan(json!({}), json!({})).await.unwrap_err();
     assert_eq!((error.category(), error.class()), ("SinkNotConditional", Class::Permanent), "{error}");
 }

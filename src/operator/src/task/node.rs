@@ -83,15 +83,15 @@ pub async fn pass(
     };
     let (new, needs) = core::advance(&status, &seen, task.metadata.generation, now);
     let mut action = settle(ctx, task, &new).await?;
-    if needs == Needs::Report
-        && let Some(comparison) = comparison
-    {
-        let artifacts = match &commit {
-            Commit::Done(result) => Some(result),
-            _ => None,
-        };
-        write_report(ctx, task, root, run, compare::with_artifacts(comparison, artifacts)).await?;
-        action = Action::requeue(Duration::from_millis(500));
+    if needs == Needs::Report {
+        if let Some(comparison) = comparison.filter(|_| report_is_due(ctx, task, run)) {
+            let artifacts = match &commit {
+                Commit::Done(result) => Some(result),
+                _ => None,
+            };
+            write_report(ctx, task, root, run, compare::with_artifacts(comparison, artifacts)).await?;
+        }
+        action = Action::requeue(Duration::from_secs(1));
     }
     Ok(End { action, needs, rolled })
 }
@@ -167,6 +167,12 @@ fn comparison(
         failed_shards: rolled.shards.failed,
     };
     Some(compare::compare(&input, &children.shards, clock::now()))
+}
+
+/// Whether the report was not written a moment ago: it comes into view a little later than it is written.
+fn report_is_due(ctx: &Context, task: &CollectTask, run: i64) -> bool {
+    let written = ctx.watched_for(&format!("{}/report/{run}", task.uid().unwrap_or_default()), "written");
+    written.is_zero() || written >= Duration::from_secs(3)
 }
 
 /// Writes the report about a task's run: created once, then its status, each safe to repeat (I11).
