@@ -1,0 +1,89 @@
+# Everything a person does with this repository. `make help` lists it.
+#
+# What is built or fetched goes into $XDG_CACHE_HOME/collect-operator (~/.cache/collect-operator), never into the checkout.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/collect-operator
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+DENY_VERSION := 0.20.2
+DENY := $(CACHE)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
+# The real node where it can be had, else the process node.
+CLUSTER ?= demo
+NODE ?= $(if $(filter 0Linux,$(shell id -u)$(shell uname -s)),real,process)
+
+.PHONY: help
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## Collect a province on a local Kubernetes, from nothing to the report. SCALE=full: the whole country. KUBE_CONTEXT=name: that cluster.
+	@SCALE='$(SCALE)' KUBE_CONTEXT='$(KUBE_CONTEXT)' CLUSTER='$(CLUSTER)' NODE='$(NODE)' tests/demo/demo.sh
+
+.PHONY: test
+test: ## Run every test: unit, property, API, end-to-end. Prints what it skipped and why.
+	@tests/run.sh
+
+.PHONY: lint
+lint: ## Check formatting, clippy, generated files, chart, scripts, dependencies.
+	@tests/lint.sh
+
+.PHONY: fmt
+fmt: ## Format the code.
+	@cargo fmt --all
+	gofmt -w tests/cluster tests/charts deploy/images
+
+.PHONY: build
+build: ## Build all programs for development.
+	@tests/prerequisites.sh cargo cc c++ cmake
+	cargo build --workspace --locked
+
+.PHONY: images
+images: ## Build the operator's and the worker's image as OCI archives; prints digests and sizes. IMAGE_REPO, IMAGE_TAG, DIST.
+	@deploy/build-images.sh operator worker
+
+.PHONY: crds
+crds: ## Generate the custom resource definitions from src/api, for crds/ and the chart.
+	@cargo run --quiet --locked -p collect-api --example crds -- crds
+	mkdir -p charts/collect-operator/files/crds
+	rm -f charts/collect-operator/files/crds/*.yaml
+	cp crds/*.yaml charts/collect-operator/files/crds/
+
+.PHONY: chart-test
+chart-test: ## Render the chart with the real helm and check what comes out.
+	@tests/prerequisites.sh go cc
+	HELM="$$(tests/cluster/build.sh kube) helm"
+	export HELM
+	cd tests/charts
+	CGO_ENABLED=0 GOTOOLCHAIN=local go test -trimpath -tags grpcnotrace -count=1 ./...
+
+.PHONY: cargo-deny
+cargo-deny: $(DENY) ## Check licences, banned crates and sources of the dependencies.
+	@"$(DENY)" --log-level error --all-features check bans licenses sources
+
+$(DENY):
+	@tests/prerequisites.sh cargo cc
+	echo "building cargo-deny $(DENY_VERSION) into $(CACHE)/tools (minutes, once)" >&2
+	cargo install cargo-deny --version $(DENY_VERSION) --locked --debug --no-default-features --quiet --root "$(CACHE)/tools/cargo-deny-$(DENY_VERSION)" --target-dir "$(CACHE)/tools/build"
+	rm -rf "$(CACHE)/tools/build"
+
+.PHONY: cluster-up
+cluster-up: ## Start a local Kubernetes. CLUSTER=demo, NODE=real|process|scripted|none.
+	@tests/prerequisites.sh go cc flock
+	tests/cluster/cluster up --name '$(CLUSTER)' --node '$(NODE)'
+
+.PHONY: cluster-status
+cluster-status: ## Show the local Kubernetes and what it runs. CLUSTER=demo.
+	@tests/cluster/cluster status --name '$(CLUSTER)'
+
+.PHONY: cluster-down
+cluster-down: ## Take a local Kubernetes down; nothing is left. CLUSTER=demo, or CLUSTER=--all.
+	@tests/cluster/cluster down $(if $(filter --all,$(CLUSTER)),--all,--name '$(CLUSTER)')
+
+.PHONY: clean
+clean: ## Take all local clusters down and remove what was built (not what was fetched, nor the Kubernetes programs).
+	@tests/cluster/cluster down --all || true
+	rm -rf "$(CARGO_TARGET_DIR)" "$(CACHE)/dist" target

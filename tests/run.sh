@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Every test, all of them even if one fails; `make test`. Ends with one line: N passed, N failed, N skipped.
+#
+# What a machine can't run is skipped with its reason; with CI=true nothing may be skipped.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/collect-operator
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$cache/target}
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+times=() broken=0
+
+# stage NAME COMMAND...: shows the output as it comes, and keeps it to count.
+stage() {
+  local name=$1 start=$SECONDS result=ok
+  shift
+  echo "== $name"
+  "$@" 2>&1 | tee -a "$log" || { result=FAILED && broken=$((broken + 1)); }
+  times+=("$(printf '  %-44s %5d s  %s' "$name" $((SECONDS - start)) "$result")")
+}
+
+rust_tests() { cargo test --workspace --exclude collect-e2e --locked --no-fail-fast; }
+
+go_tests() {
+  local folder status=0
+  for folder in deploy/images tests/cluster; do
+    (cd "$folder" && CGO_ENABLED=0 GOTOOLCHAIN=local go test -v -trimpath -tags grpcnotrace ./...) || status=1
+  done
+  return "$status"
+}
+
+# The programs as they are shipped, static; their sizes are checked on the way.
+images() { deploy/build-images.sh operator worker; }
+
+# Each test binary brings up the cluster that it needs and takes it down again.
+end_to_end_tests() {
+  COLLECT_BIN_DIR=$CARGO_TARGET_DIR/$(uname -m)-unknown-linux-gnu/release \
+    cargo test --package collect-e2e --locked --no-fail-fast
+}
+
+# Sums cargo's `test result:` lines, go's verdicts and our own SKIPPED lines; a stage that broke without a failed test counts as one.
+summary() {
+  awk -v broken="$broken" '
+    /^test result:/ { for (i = 2; i <= NF; i++) { if ($i ~ /^passed/) passed += $(i-1); if ($i ~ /^failed/) failed += $(i-1); if ($i ~ /^ignored/) skipped += $(i-1) } }
+    /^ *--- PASS:/ { passed++ }
+    /^ *--- FAIL:/ { failed++ }
+    /^ *--- SKIP:/ { skipped++ }
+    /^SKIPPED / { skipped++ }
+    END {
+      if (broken > failed) failed = broken
+      printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped
+      exit failed > 0 || passed == 0
+    }' "$log"
+}
+
+main() {
+  tests/prerequisites.sh cargo go cc c++ cmake flock npm openssl
+  stage "unit, property and integration tests" rust_tests
+  stage "tests of the test cluster and image writer" go_tests
+  stage "images" images
+  stage "API and end-to-end tests" end_to_end_tests
+  echo "== summary"
+  printf '%s\n' "${times[@]}"
+  grep -E '^(SKIPPED|FIGURE) ' "$log" || true
+  summary
+}
+
+main "$@"
