@@ -26,15 +26,11 @@ spec() {
   esac
 }
 
-# One build for all, so that shared crates are compiled once.
+# One build for all programs, whichever images are asked for: the same selection gives the same features of the shared crates, so
+# that nothing is compiled a second time.
 compile() {
-  local image crate packages=()
-  for image in "$@"; do
-    read -r crate _ <<<"$(spec "$image")"
-    packages+=(--package "$crate")
-  done
-  (cd "$top" && RUSTFLAGS='-C target-feature=+crt-static' \
-    cargo build --release --locked --target "$triple" "${packages[@]}" >&2)
+  (cd "$top" && RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked --target "$triple" \
+    -p collect-operator -p collect-worker -p collect-registry -p collect-s3 >&2)
 }
 
 # Further arguments for the image writer.
@@ -76,7 +72,7 @@ main() {
   for image in "$@"; do spec "$image" >/dev/null; done
   "$top/tests/prerequisites.sh" cargo go cc c++ cmake
   mkdir -p "$dist"
-  compile "$@"
+  compile
   for image in "$@"; do write "$image"; done
   echo "archives in $dist"
 }

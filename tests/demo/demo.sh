@@ -166,7 +166,8 @@ ended() {
 collect() {
   local memory end='' deadline=$((SECONDS + 1200))
   idle_memory=$(operator_memory) peak_memory=0
-  fitted "$sample" | show kubectl -n "$namespace" apply -f -
+  printf '\n$ kubectl -n %s apply -f %s\n' "$namespace" "$sample"
+  fitted "$sample" | kubectl -n "$namespace" apply -f -
   printf '\n$ kubectl -n %s get collecttasks -w\n' "$namespace"
   kubectl_in_background -n "$namespace" get collecttasks -w
   until [[ -n $end ]]; do
@@ -218,12 +219,11 @@ show_files() {
   }
   printf '\ns3://lake/%s/_current.json\n' "$task"
   get _current.json >"$scratch/current"
-  cat "$scratch/current"
-  echo
+  echo "$(<"$scratch/current")"
   folder=$(grep -oE 'runs/[^/"]+' "$scratch/current" | head -n 1)
   printf '\ns3://lake/%s/%s/_files.ndjson\n' "$task" "$folder"
   get "$folder/_files.ndjson" >"$scratch/files"
-  head -n 3 "$scratch/files"
+  head -n 3 "$scratch/files" | sed -E 's/^(.{130}).+/\1…/'
   echo "… $(wc -l <"$scratch/files") files, $(grep -oE '"rows": *[0-9]+' "$scratch/files" | grep -oE '[0-9]+$' | awk '{n += $1} END {print n}') rows"
 }
 

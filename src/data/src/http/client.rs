@@ -276,6 +276,7 @@ impl Client {
                 Err(failure) => failure,
             };
             failed += 1;
+            let backoff = self.retry.wait(failed, rand::random());
             let wait = match failure {
                 Failure::Final(error) => return Err(error),
                 Failure::Status { status, retry_after: Some(retry_after), .. } if retry_after > MAX_RETRY_AFTER => {
@@ -287,8 +288,9 @@ impl Client {
                 Failure::Status { status, excerpt, .. } if failed >= self.retry.tries => {
                     return Err(HttpError::Unavailable { what, status, tries: failed, excerpt });
                 }
-                Failure::Status { retry_after: Some(wait), .. } => wait,
-                Failure::Broken(_) | Failure::Status { .. } => self.retry.wait(failed, rand::random()),
+                // Never sooner than the source asks, nor hotter than our own backoff where it asks for 0 s.
+                Failure::Status { retry_after: Some(wait), .. } => wait.max(backoff),
+                Failure::Broken(_) | Failure::Status { .. } => backoff,
             };
             tracing::debug!(what, failed, wait_ms = wait.as_millis(), "the request is repeated");
             let _waiting = self.control.waiting();

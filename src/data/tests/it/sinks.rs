@@ -58,7 +58,14 @@ async fn of_racing_workers_one_commits() {
 
 #[tokio::test]
 async fn a_manifest_whose_answer_is_lost_counts_as_ours() {
-    for effect in [Effect::ResetAfter, Effect::ResetBefore, Effect::Cut, Effect::Status { code: 409 }, Effect::Status { code: 500 }, Effect::SlowDown] {
+    for effect in [
+        Effect::ResetAfter,
+        Effect::ResetBefore,
+        Effect::Cut,
+        Effect::Status { code: 409 },
+        Effect::Status { code: 500 },
+        Effect::SlowDown,
+    ] {
         let lab = Lab::small().await.on_s3().await;
         let name = effect.name();
         lab.s3.as_ref().unwrap().control.set_faults([effect.when(When { first: Some(1), ..manifest_puts() })]);

@@ -28,9 +28,25 @@ pub async fn reconcile(task: Arc<CollectTask>, ctx: Arc<Context>) -> Result<Acti
     if ctx.writer.is_behind(task.as_ref()) {
         return Ok(Action::requeue(Duration::from_millis(100)));
     }
+    wake_below(&ctx, &task, &uid);
     match &task.spec.part_of {
         None => root::pass(&ctx, &task).await,
         Some(_) => child(&ctx, &task).await,
+    }
+}
+
+/// A change of the desired state concerns every shard of the tree at once.
+fn wake_below(ctx: &Context, task: &CollectTask, uid: &str) {
+    let desired = format!("{:?}", task.spec.desired_state.unwrap_or_default());
+    if !ctx.watched_for(&format!("{uid}/desired"), &desired).is_zero() {
+        return;
+    }
+    let root_uid = task.spec.part_of.as_ref().map_or(uid, |part_of| &part_of.root_uid);
+    let namespace = task.namespace();
+    for shard in
+        ctx.stores.shards.state_filter(|shard| shard.spec.root_uid == root_uid && shard.namespace() == namespace)
+    {
+        ctx.wake.shard(namespace.as_deref().unwrap_or_default(), &shard.name_any());
     }
 }
 
