@@ -244,12 +244,12 @@ show_figures() {
 farewell() {
   echo
   if [[ -n $context ]]; then
-    echo "Look around: kubectl --context $context -n $namespace get ct,cs,vr"
+    echo "Look around: kubectl --context $context -n $namespace get collect"
     echo "Remove it:   kubectl --context $context delete namespace $namespace; helm --kube-context $context -n $system uninstall $release"
   else
     echo "The cluster stays up. Look around:"
     echo "  eval \"\$(tests/cluster/cluster env --name $cluster)\""
-    echo "  kubectl -n $namespace describe ct $task; kubectl explain collecttask.spec.decompose"
+    echo "  kubectl -n $namespace get collect; kubectl -n $namespace describe ct $task; kubectl explain collecttask.spec.decompose"
     echo "Take it down: make cluster-down$([[ $cluster == demo ]] || echo " CLUSTER=$cluster")"
   fi
 }
