@@ -128,6 +128,8 @@ impl Pass<'_> {
         let Some(task) = self.seen.tasks.get(&node.name) else {
             if above == DesiredState::Running && self.has_room(node.shards_below) && self.out.tasks.len() < BATCH {
                 self.out.tasks.push(index);
+                // Its shards follow in the next pass: their places are taken already.
+                self.unfinished += i64::try_from(node.shards.len()).unwrap_or(i64::MAX);
             }
             return 0;
         };
@@ -240,6 +242,17 @@ mod tests {
             assert!(live <= parallelism as usize, "{live}");
             assert!(unfinished <= (parallelism + lookahead(parallelism)) as usize, "{unfinished}");
         }
+    }
+
+    #[test]
+    fn tasks_are_created_no_faster_than_their_shards_find_room() {
+        let mut lines = vec![task(&[], 50, 0)];
+        for value in 0..50 {
+            lines.extend([task(&[&value.to_string()], 0, 1), shard(0)]);
+        }
+        let mut seen = TreeSeen::default();
+        seen.tasks.insert("root".into(), seen_task());
+        assert_eq!(admit(&tree(&lines), &seen, 4).tasks.len(), 6);
     }
 
     #[test]

@@ -51,7 +51,8 @@ pub fn compare(input: &Input<'_>, shards: &[impl AsRef<CollectShard>], now: Time
         found.add_child(child);
     }
     let independent = input.node.total;
-    if input.level == ValidationLevel::None {
+    // What a failed shard would have been told by the source is not known.
+    if input.level == ValidationLevel::None || input.failed_shards > 0 {
         found.source = None;
     }
     let (verdict, reason) = found.judge(input, independent);
@@ -162,10 +163,12 @@ impl Found {
         if let Some(child) = &self.child_fail {
             return (Verdict::Fail, Some(known(child)));
         }
-        if self.moved > 0 {
+        // Where the source moved or its totals lie, here or below, a difference of the sums says nothing.
+        let below = self.child_inconclusive.as_deref().map(known);
+        if self.moved > 0 || below == Some(reason::SOURCE_MOVED) {
             return (Verdict::Inconclusive, Some(reason::SOURCE_MOVED));
         }
-        if self.unreliable > 0 {
+        if self.unreliable > 0 || below == Some(reason::TOTAL_UNRELIABLE) {
             return (Verdict::Inconclusive, Some(reason::TOTAL_UNRELIABLE));
         }
         if let Some(total) = independent
@@ -182,7 +185,7 @@ impl Found {
         if self.duplicates.is_some_and(|duplicates| duplicates > 0) {
             return (Verdict::Fail, Some("DuplicateKeys"));
         }
-        match self.child_inconclusive.as_deref().map(known) {
+        match below {
             Some(reason::NO_TOTAL) if independent.is_some() => (Verdict::Pass, None),
             Some(reason) => (Verdict::Inconclusive, Some(reason)),
             None => (Verdict::Pass, None),
@@ -329,6 +332,13 @@ mod tests {
             let input = Input { level: ValidationLevel::Counts, node: &tree.nodes[0], children, failed_shards: 0 };
             compare(&input, &Vec::<Arc<CollectShard>>::new(), Timestamp::UNIX_EPOCH)
         };
+        let lying = {
+            let mut child = child("a", 5, 6);
+            child.status.verdict = Some(Verdict::Inconclusive);
+            child.status.reason = Some(reason::TOTAL_UNRELIABLE.into());
+            merge(vec![child])
+        };
+        assert_eq!((lying.verdict, lying.reason.as_deref()), (Some(Verdict::Inconclusive), Some("TotalUnreliable")));
         let good = merge(vec![child("a", 5, 5), child("b", 7, 7)]);
         assert_eq!((good.verdict, good.counts.unwrap().collected), (Some(Verdict::Pass), 12));
         // Two differences that cancel each other out are still two differences.
@@ -336,6 +346,15 @@ mod tests {
         assert_eq!((bad.verdict, bad.reason.as_deref()), (Some(Verdict::Fail), Some("CountsDiffer")));
         assert_eq!(bad.counts.unwrap().delta, Some(0));
         assert_eq!(bad.regions_total, Some(2));
+    }
+
+    #[test]
+    fn a_failed_shard_leaves_nothing_to_compare_with() {
+        let tree = plan::tree(&[plan::task(&[], 0, 2), plan::shard(0), plan::shard(1)]);
+        let input = Input { level: ValidationLevel::Counts, node: &tree.nodes[0], children: vec![], failed_shards: 1 };
+        let report = compare(&input, &[shard(tally(5, 5))], Timestamp::UNIX_EPOCH);
+        let counts = report.counts.unwrap();
+        assert_eq!((report.verdict, counts.source, counts.delta), (Some(Verdict::Fail), None, None));
     }
 
     #[test]

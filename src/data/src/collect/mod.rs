@@ -21,7 +21,7 @@ pub use keys::Keys;
 pub use tally::{ItemEnd, finish_item, name_of};
 
 use crate::{
-    Control, Error, Settings,
+    Class, Control, Error, Settings,
     control::Stage,
     http::{
         self, Client, Endpoint, Fetched, Reader, Variables,
@@ -207,7 +207,8 @@ impl<'a> Collector<'a> {
                 Err(Error::Http(error)) if may_restart && refuses_cursor(error.refused_with()) => {
                     return Ok(Read::CursorRefused);
                 }
-                other => other?,
+                Err(error) => return Err(self.leave_checkpoint(slice, at, error).await),
+                Ok(fetched) => fetched,
             };
             may_restart = false;
             self.control.note(|progress| progress.stage = Stage::Writing);
@@ -235,6 +236,19 @@ impl<'a> Collector<'a> {
             slice.checkpoint(None, index + 1, self.control).await?;
         }
         Ok(Read::All)
+    }
+
+    /// What was read before an error that may pass is kept: a source with a small quota would never be read otherwise.
+    async fn leave_checkpoint(&self, slice: &mut Slice<'_>, at: Place, error: Error) -> Error {
+        match error.class() {
+            Class::Permanent | Class::Fenced => {}
+            Class::Retryable | Class::SourceLimited(_) => {
+                if let Err(second) = slice.pause(at, self.control).await {
+                    tracing::warn!(error = %second, "no checkpoint on the way out");
+                }
+            }
+        }
+        error
     }
 
     /// Level values of an item, those of the task's own path included.

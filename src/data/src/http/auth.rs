@@ -6,12 +6,16 @@ use collect_api::source::{Auth, HttpSource};
 use url::{Origin, Url};
 
 use crate::http::HttpError;
-use crate::http::target::set_query;
+use crate::http::target::{remove_query, set_query};
 use crate::secrets::{Secret, SecretError, Secrets};
 
 /// Origins that requests and credentials may go to: that of `url` and those of `allowOrigins`.
 #[derive(Clone, Debug)]
-pub struct Origins(Vec<Origin>);
+pub struct Origins {
+    allowed: Vec<Origin>,
+    /// Query parameter that holds the API key. Sources repeat it in their links, and links go into checkpoints.
+    key_param: Option<String>,
+}
 
 impl Origins {
     /// The origins of a source.
@@ -19,19 +23,22 @@ impl Origins {
     /// # Errors
     /// When a URL is malformed.
     pub fn of(source: &HttpSource) -> Result<Self, HttpError> {
-        std::iter::once(&source.url)
-            .chain(&source.allow_origins)
-            .map(|text| match Url::parse(text) {
-                Ok(url) if matches!(url.scheme(), "http" | "https") => Ok(url.origin()),
-                _ => Err(HttpError::BadUrl { url: text.clone() }),
-            })
-            .collect::<Result<_, _>>()
-            .map(Self)
+        let origin = |text: &String| match Url::parse(text) {
+            Ok(url) if matches!(url.scheme(), "http" | "https") => Ok(url.origin()),
+            _ => Err(HttpError::BadUrl { url: text.clone() }),
+        };
+        let allowed =
+            std::iter::once(&source.url).chain(&source.allow_origins).map(origin).collect::<Result<_, _>>()?;
+        let key_param = match &source.auth {
+            Some(Auth::ApiKey(key)) => key.into.strip_prefix("query:").map(str::to_owned),
+            Some(Auth::Bearer(_) | Auth::Basic(_)) | None => None,
+        };
+        Ok(Self { allowed, key_param })
     }
 
     /// Whether requests may go there.
     pub fn allow(&self, url: &Url) -> bool {
-        self.0.contains(&url.origin())
+        self.allowed.contains(&url.origin())
     }
 
     /// Resolves a URL that the source gave and checks where it leads.
@@ -41,6 +48,9 @@ impl Origins {
     pub fn follow(&self, base: &Url, reference: &str) -> Result<Url, HttpError> {
         let mut url = base.join(reference).map_err(|_| HttpError::BadUrl { url: path_of(reference).to_owned() })?;
         url.set_fragment(None);
+        if let Some(name) = &self.key_param {
+            remove_query(&mut url, name);
+        }
         let without_credentials = url.username().is_empty() && url.password().is_none();
         if without_credentials && self.allow(&url) {
             return Ok(url);
@@ -147,6 +157,16 @@ mod tests {
         ] {
             assert_eq!(origins.follow(&base, reference).ok().map(String::from).as_deref(), wanted, "{reference}");
         }
+    }
+
+    #[test]
+    fn a_link_that_repeats_the_api_key_is_followed_without_it() {
+        let key = serde_json::json!({"apiKey": {"secretRef": {"name": "s", "key": "k"}, "into": "query:key"}});
+        let origins = Origins::of(&source(serde_json::json!({"url": "https://x.example/api", "auth": key}))).unwrap();
+        let base: Url = "https://x.example/api".parse().unwrap();
+        assert_eq!(origins.follow(&base, "?page=2&key=s3cret").unwrap().as_str(), "https://x.example/api?page=2");
+        assert_eq!(origins.follow(&base, "?key=s3cret").unwrap().as_str(), "https://x.example/api");
+        assert_eq!(origins.follow(&base, "?a=%2F").unwrap().as_str(), "https://x.example/api?a=%2F");
     }
 
     #[test]

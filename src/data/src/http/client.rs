@@ -194,13 +194,8 @@ pub struct Answer {
     pub headers: HeaderMap,
     /// Exact text of the body.
     pub body: Box<RawValue>,
-}
-
-impl Answer {
-    /// Beginning of the body, for messages.
-    pub fn excerpt(&self) -> String {
-        text::excerpt(self.body.get().as_bytes(), [])
-    }
+    /// Its beginning, for messages, without secrets.
+    pub excerpt: String,
 }
 
 /// Sends requests to one source.
@@ -396,7 +391,7 @@ impl Client {
         }
         let excerpt = text::excerpt(&body, self.credentials.secrets());
         match parse(body) {
-            Ok(body) => Ok(Answer { what: what.to_owned(), status, url, headers, body }),
+            Ok(body) => Ok(Answer { what: what.to_owned(), status, url, headers, body, excerpt }),
             Err(true) if status != StatusCode::NO_CONTENT => {
                 Err(Failure::Broken(format!("the JSON ends too early: {excerpt:?}")))
             }

@@ -71,6 +71,8 @@ pub enum Token {
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     source: HttpSource,
+    /// Field that holds the path, for messages.
+    path_field: String,
     /// The array of records; absent: the one array in the answer.
     pub records: Option<JsonPath>,
     /// Where the total is.
@@ -87,6 +89,7 @@ impl Endpoint {
     pub fn of(source: &HttpSource) -> Result<Self, LocateError> {
         Ok(Self {
             source: source.clone(),
+            path_field: "spec.source.http.path".to_owned(),
             records: source.records.as_deref().map(JsonPath::parse).transpose()?,
             total: source.total.as_deref().map(Locator::parse).transpose()?,
             style: style(source.pagination.as_ref())?,
@@ -100,13 +103,15 @@ impl Endpoint {
     /// When a locator is malformed.
     pub fn of_discovery(
         source: &HttpSource,
+        level: &str,
         discover: &Discover,
         known: &BTreeSet<String>,
     ) -> Result<Self, LocateError> {
         let mut source = without_unknown(source, known);
         source.path = Some(discover.path.clone());
         source.records.clone_from(&discover.records);
-        Self::of(&source)
+        let path_field = format!("discover.path of level `{level}` in spec.decompose.levels");
+        Ok(Self { path_field, ..Self::of(&source)? })
     }
 
     /// The endpoint of an independent total: one request without pages and level values.
@@ -119,7 +124,7 @@ impl Endpoint {
         source.total = Some(total.value.clone());
         source.pagination = None;
         (source.method, source.body) = (None, None);
-        Self::of(&source)
+        Ok(Self { path_field: "spec.validation.total.path".to_owned(), ..Self::of(&source)? })
     }
 
     /// The rule that the paginator follows.
@@ -140,7 +145,7 @@ impl Endpoint {
     pub fn draft(&self, variables: &Variables) -> Result<Draft, Error> {
         let source = &self.source;
         let path = source.path.as_deref().unwrap_or_default();
-        let path = render("spec.source.http.path", path, Escape::Percent, variables)?;
+        let path = render(&self.path_field, path, Escape::Percent, variables)?;
         let mut url = join(&source.url, &path)?;
         let mut query = Vec::new();
         for (name, template) in &source.query {
@@ -354,7 +359,7 @@ mod tests {
             label: None,
             allow_empty: None,
         };
-        let endpoint = Endpoint::of_discovery(&source, &discover, &BTreeSet::from(["p".to_owned()])).unwrap();
+        let endpoint = Endpoint::of_discovery(&source, "d", &discover, &BTreeSet::from(["p".to_owned()])).unwrap();
         let draft = endpoint.draft(&variables(&[("p", "44")])).unwrap();
         assert_eq!(draft.url.as_str(), "http://x/api/p/44?lang=zh&p=44");
         assert!(draft.headers.is_empty() && endpoint.records.is_none());

@@ -123,13 +123,17 @@ fn records<'a>(path: Option<&JsonPath>, answer: &'a Answer) -> Result<&'a RawVal
                 paths.truncate(10);
                 Err(PageError::SeveralFound { what, paths: paths.join(", ") }.into())
             }
-            (None, _) => Err(PageError::NoneFound { what, status, excerpt: answer.excerpt() }.into()),
+            (None, _) => Err(PageError::NoneFound { what, status, excerpt: answer.excerpt.clone() }.into()),
         };
     };
     match path.select(&answer.body)? {
         Some(array) if json::kind(array) == json::Kind::Array => Ok(array),
-        Some(_) => Err(PageError::NoArray { what, status, path: path.to_string(), excerpt: answer.excerpt() }.into()),
-        None => Err(PageError::Nothing { what, status, path: path.to_string(), excerpt: answer.excerpt() }.into()),
+        Some(_) => {
+            Err(PageError::NoArray { what, status, path: path.to_string(), excerpt: answer.excerpt.clone() }.into())
+        }
+        None => {
+            Err(PageError::Nothing { what, status, path: path.to_string(), excerpt: answer.excerpt.clone() }.into())
+        }
     }
 }
 
@@ -150,6 +154,7 @@ mod tests {
             url: "https://x.example/api?page=1".parse().unwrap(),
             headers: HeaderMap::new(),
             body: RawValue::from_string(body.to_owned()).unwrap(),
+            excerpt: body.to_owned(),
         };
         let (records, facts) = read(&Endpoint::of(&source)?, &Origins::of(&source)?, &answer)?;
         Ok((records.into_iter().map(|raw| raw.get().to_owned()).collect(), facts))

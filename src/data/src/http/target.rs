@@ -108,6 +108,19 @@ pub(crate) fn set_query(url: &mut Url, name: &str, value: &str) {
     url.query_pairs_mut().clear().extend_pairs(pairs);
 }
 
+/// Removes a query parameter; a URL without it stays as it is, byte for byte.
+pub(crate) fn remove_query(url: &mut Url, name: &str) {
+    let pairs: Vec<(String, String)> = url.query_pairs().into_owned().collect();
+    if !pairs.iter().any(|(key, _)| key == name) {
+        return;
+    }
+    url.set_query(None);
+    let rest: Vec<_> = pairs.into_iter().filter(|(key, _)| key != name).collect();
+    if !rest.is_empty() {
+        url.query_pairs_mut().extend_pairs(rest);
+    }
+}
+
 fn set_body(body: &mut Body, pointer: &str, value: &Value) -> Result<(), LocateError> {
     let fail = |cause| LocateError::NoPlace { pointer: pointer.to_owned(), cause };
     let Body::Json(root) = body else { return Err(fail("the request has no JSON body")) };

@@ -194,7 +194,7 @@ impl Walker<'_> {
             }
             (None, Some(discover)) => {
                 let names: BTreeSet<String> = known.keys().cloned().collect();
-                let endpoint = Arc::new(Endpoint::of_discovery(self.source, discover, &names)?);
+                let endpoint = Arc::new(Endpoint::of_discovery(self.source, &level.name, discover, &names)?);
                 let value_path = JsonPath::parse(&discover.value)?;
                 let label_path = discover.label.as_deref().map(JsonPath::parse).transpose()?;
                 let mut reader =

@@ -99,7 +99,7 @@ impl HttpConnector for Connector {
             .user_agent(concat!("collect-operator/", env!("CARGO_PKG_VERSION")))
             .tls_certs_only(certificates().iter().cloned())
             .connect_timeout(Duration::from_secs(5))
-            .read_timeout(Duration::from_secs(30))
+            .read_timeout(Duration::from_secs(60))
             .no_gzip()
             .http1_only()
             .build()

@@ -8,7 +8,7 @@ use object_store::buffered::BufWriter;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 
-use super::{Encoding, FilePart, Shared, SinkError, Store, encode::Encoder};
+use super::{Encoding, FilePart, Shared, SinkError, Store, encode::Encoder, store::is_refusal};
 use crate::text;
 
 /// Size above which a file is uploaded in pieces, and size of a piece: the least that S3 allows.
@@ -122,9 +122,9 @@ impl PartWriter {
 
 fn unavailable(path: &str, error: &std::io::Error) -> SinkError {
     let cause = text::shorten(&text::chain(error), 300);
-    match error.kind() {
-        std::io::ErrorKind::PermissionDenied => SinkError::Denied { doing: "write", path: path.to_owned(), cause },
-        std::io::ErrorKind::NotFound => SinkError::NotFound { path: path.to_owned(), cause },
+    match text::io_kind(error) {
+        Some(kind) if is_refusal(kind) => SinkError::Denied { doing: "write", path: path.to_owned(), cause },
+        Some(std::io::ErrorKind::NotFound) => SinkError::NotFound { path: path.to_owned(), cause },
         _ => SinkError::Unavailable { doing: "write", path: path.to_owned(), cause },
     }
 }

@@ -1,6 +1,6 @@
 //! Objects below the sink's URL.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{io::ErrorKind, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -87,6 +87,7 @@ impl Store {
                 SinkError::Denied { doing, path, cause }
             }
             StoreError::NotFound { .. } => SinkError::NotFound { path, cause },
+            other if text::io_kind(other).is_some_and(is_refusal) => SinkError::Denied { doing, path, cause },
             _ => SinkError::Unavailable { doing, path, cause },
         }
     }
@@ -231,6 +232,11 @@ impl Store {
             Err(error) => Err(self.error("remove", relative, &error)),
         }
     }
+}
+
+/// Whether the file system refuses for good.
+pub(super) fn is_refusal(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem)
 }
 
 /// An object in a list.

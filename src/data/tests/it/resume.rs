@@ -180,3 +180,33 @@ async fn an_abort_ends_at_once() {
     let (ending, ()) = tokio::join!(collecting, aborting);
     assert_eq!(ending.unwrap(), Ending::Fenced);
 }
+
+#[tokio::test]
+async fn a_source_with_a_small_quota_is_read_in_the_end() {
+    let lab = Lab::small().await;
+    let source = json!({"pagination": pages(20)});
+    let work = CollectWork { items: vec![whole()], checkpoint: None };
+    let mut assignment = lab.assignment(source, Work::Collect(work.clone()));
+    let mut checkpoint: Option<Checkpoint> = None;
+    for attempt in 1..=10 {
+        // Three requests an hour; parts would stay open for a minute.
+        let quota =
+            Effect::Status { code: 429, retry_after_seconds: Some(3600) }.when(When { skip: 3, ..When::default() });
+        lab.registry.control.set_options(Options::faults([quota]));
+        let work = CollectWork { checkpoint: checkpoint.clone(), ..work.clone() };
+        assignment.attempt = attempt;
+        let control = Control::new(&RateShare { concurrency: Some(1), ..RateShare::default() });
+        let settings = lab.settings(&format!("pod{attempt}"));
+        match collect_data::collect(&assignment, &work, &settings, &control).await {
+            Ok(ending) => {
+                assert!(matches!(ending, Ending::Done(_)) && attempt == 4, "{ending:?} in attempt {attempt}");
+                assert_eq!((lab.codes(), lab.requests()), (lab.held(4), 14));
+                return;
+            }
+            Err(error) => assert_eq!(error.category(), "SourceLimited"),
+        }
+        checkpoint = control.progress().checkpoint;
+        assert_eq!(checkpoint.as_ref().unwrap().tally.records, i64::from(attempt) * 60);
+    }
+    panic!("it never ended");
+}

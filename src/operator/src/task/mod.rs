@@ -35,7 +35,7 @@ pub async fn reconcile(task: Arc<CollectTask>, ctx: Arc<Context>) -> Result<Acti
     }
 }
 
-/// A change of the desired state concerns every shard of the tree at once.
+/// A change of the desired state concerns every task and shard of the tree at once.
 fn wake_below(ctx: &Context, task: &CollectTask, uid: &str) {
     let desired = format!("{:?}", task.spec.desired_state.unwrap_or_default());
     if !ctx.watched_for(&format!("{uid}/desired"), &desired).is_zero() {

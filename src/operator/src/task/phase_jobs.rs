@@ -191,10 +191,10 @@ async fn step(
                 }
                 // The time left changes with every pass; what was said before still holds.
                 Some((reason::RETRYING, _)) => status.clone(),
-                Some((_, message)) => core::waiting(
+                Some((reason, message)) => core::waiting(
                     &status,
                     phase,
-                    why,
+                    reason,
                     &format!("the {} Job waits: {message}", which.word()),
                     generation,
                     now,
