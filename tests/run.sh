@@ -20,8 +20,6 @@ stage() {
   times+=("$(printf '  %-44s %5d s  %s' "$name" $((SECONDS - start)) "$result")")
 }
 
-rust_tests() { cargo test --workspace --exclude collect-e2e --locked --no-fail-fast; }
-
 go_tests() {
   local folder status=0
   for folder in deploy/images tests/cluster; do
@@ -33,10 +31,10 @@ go_tests() {
 # The programs as they are shipped, static; their sizes are checked on the way.
 images() { deploy/build-images.sh operator worker; }
 
-# Each test binary brings up the cluster that it needs and takes it down again.
-end_to_end_tests() {
-  COLLECT_BIN_DIR=$CARGO_TARGET_DIR/$(uname -m)-unknown-linux-gnu/release \
-    cargo test --package collect-e2e --locked --no-fail-fast
+# All of them in one call, so that shared crates are compiled once. Each end-to-end binary brings up the cluster that it needs
+# and takes it down again; it runs the programs as they are shipped.
+rust_tests() {
+  COLLECT_BIN_DIR=$CARGO_TARGET_DIR/$(uname -m)-unknown-linux-gnu/release cargo test --workspace --locked --no-fail-fast
 }
 
 # Sums cargo's `test result:` lines, go's verdicts and our own SKIPPED lines; a stage that broke without a failed test counts as one.
@@ -56,10 +54,9 @@ summary() {
 
 main() {
   tests/prerequisites.sh cargo go cc c++ cmake flock npm openssl
-  stage "unit, property and integration tests" rust_tests
   stage "tests of the test cluster and image writer" go_tests
   stage "images" images
-  stage "API and end-to-end tests" end_to_end_tests
+  stage "unit, property, API and end-to-end tests" rust_tests
   echo "== summary"
   printf '%s\n' "${times[@]}"
   grep -E '^(SKIPPED|FIGURE) ' "$log" || true

@@ -205,7 +205,7 @@ fn live(attempt: &Attempt, seen: &Seen<'_>) -> Step {
         }
         WorkerSeen::Active { .. } if !wanted => Step::Stop(n),
         WorkerSeen::Active { pending: Some(why), .. } => Step::Wait {
-            after: Some(Duration::from_secs(10)),
+            after: Some(Duration::from_secs(5)),
             why: Some((collect_api::condition::reason::POD_PENDING, why.clone())),
         },
         WorkerSeen::Active { pending: None, .. } => Step::Wait { after: None, why: None },

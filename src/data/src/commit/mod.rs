@@ -134,7 +134,7 @@ fn check_complete(visible: &Visible, identity: &Identity, work: &CommitWork) -> 
 /// What `_current.json` says, if it is ours and not ahead of us.
 async fn check_current(store: &Store, identity: &Identity) -> Result<Option<(Current, crate::sink::Version)>, Error> {
     let Some((bytes, version)) = store.get(CURRENT).await? else { return Ok(None) };
-    let current = Current::decode(&bytes, identity)?;
+    let current = Current::decode(&bytes, identity, &store.place(CURRENT))?;
     match current.run {
         Some(newer) if current.root_uid.as_ref() == Some(&identity.root_uid) && newer > identity.run => {
             Err(CommitError::Superseded { newer, run: identity.run }.into())

@@ -53,17 +53,17 @@ impl Current {
         Ok(bytes.into())
     }
 
-    /// Reads it and checks that it is ours.
+    /// Reads it and checks that it is ours. `place` is where it was found, for messages.
     ///
     /// # Errors
     /// When another task owns the folder, or it can't be read.
-    pub fn decode(bytes: &[u8], identity: &Identity) -> Result<Self, SinkError> {
+    pub fn decode(bytes: &[u8], identity: &Identity, place: &str) -> Result<Self, SinkError> {
         let current: Self = serde_json::from_slice(bytes)
-            .map_err(|error| SinkError::Unreadable { path: CURRENT.into(), cause: error.to_string() })?;
+            .map_err(|error| SinkError::Unreadable { path: place.to_owned(), cause: error.to_string() })?;
         if current.owner == owner(identity) {
             return Ok(current);
         }
-        Err(SinkError::Occupied { path: CURRENT.into(), owner: current.owner, claimant: owner(identity) })
+        Err(SinkError::Occupied { path: place.to_owned(), owner: current.owner, claimant: owner(identity) })
     }
 }
 
@@ -78,12 +78,12 @@ fn owner(identity: &Identity) -> String {
 /// `SinkOccupied` when another task owns the folder; `SinkNotConditional` when a second create is not refused.
 pub async fn claim(store: &Store, identity: &Identity, unique: &str) -> Result<(), SinkError> {
     if let Some((bytes, _)) = store.get(CURRENT).await? {
-        Current::decode(&bytes, identity)?;
+        Current::decode(&bytes, identity, &store.place(CURRENT))?;
     }
     probe(store, unique).await?;
     match store.create(CURRENT, &Current::claim(identity).encode()?).await? {
         Created::Ours => Ok(()),
-        Created::Theirs(bytes) => Current::decode(&bytes, identity).map(drop),
+        Created::Theirs(bytes) => Current::decode(&bytes, identity, &store.place(CURRENT)).map(drop),
     }
 }
 

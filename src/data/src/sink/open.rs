@@ -27,12 +27,13 @@ impl Store {
         match sink.url.split_once("://") {
             Some(("file", path)) => {
                 let prefix = Path::parse(path.trim_matches('/')).map_err(|e| invalid(e.to_string()))?;
-                open_volume(settings, prefix).map_err(invalid)
+                open_volume(settings, prefix).map(|store| store.named(&sink.url)).map_err(invalid)
             }
             Some(("s3", rest)) => {
                 let (bucket, path) = rest.split_once('/').unwrap_or((rest, ""));
                 let prefix = Path::parse(path.trim_matches('/')).map_err(|e| invalid(e.to_string()))?;
                 open_s3(sink, bucket, prefix, &Secrets::below(&settings.secrets_dir))
+                    .map(|store| store.named(&sink.url))
             }
             _ => Err(invalid("it must begin with s3:// or file:///".into())),
         }

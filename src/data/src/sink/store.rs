@@ -34,6 +34,8 @@ pub struct Store {
     prefix: Path,
     kind: Kind,
     secrets: Vec<Secret>,
+    /// The sink's URL as the task names it, for messages.
+    url: String,
 }
 
 /// What a create-only put came to.
@@ -54,7 +56,17 @@ pub struct Version {
 
 impl Store {
     pub(super) fn new(inner: Arc<dyn ObjectStore>, prefix: Path, kind: Kind, secrets: Vec<Secret>) -> Self {
-        Self { inner, prefix, kind, secrets }
+        Self { inner, prefix, kind, secrets, url: String::new() }
+    }
+
+    /// The same, with the sink's URL as the task names it.
+    pub(super) fn named(self, url: &str) -> Self {
+        Self { url: url.trim_end_matches('/').to_owned(), ..self }
+    }
+
+    /// An object's place in words for people: the sink's URL and the path below it.
+    pub fn place(&self, relative: &str) -> String {
+        format!("{}/{relative}", self.url)
     }
 
     /// What kind of store it is.

@@ -1,0 +1,1049 @@
+//! What the API server accepts and refuses, and what it says: every rule and bound of the three kinds, against the real one.
+//!
+//! Needs a control plane only. The tables hold one row a case; a case that fails does not hide the others.
+
+use std::collections::BTreeSet;
+
+use collect_e2e::{Cluster, Node, Space, cluster};
+use http::{Method, Request};
+use kube::Client;
+use serde_json::{Value, json};
+
+fn api_cluster() -> &'static Cluster {
+    Cluster::shared("e2e-api", Node::None).expect("a control plane needs nothing that could be missing")
+}
+
+/// What the API server shall do.
+#[derive(Clone, Copy)]
+enum Then {
+    Accept,
+    /// Refuse, with this in its message.
+    Refuse(&'static str),
+}
+use Then::{Accept, Refuse};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Requests as kubectl makes them: unknown fields are errors, and nothing is kept (dry run) unless a test needs it.
+
+async fn send(client: &Client, method: Method, path: &str, query: &str, body: &Value) -> Result<Value, String> {
+    let content = if method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
+    let request = Request::builder()
+        .method(method)
+        .uri(format!("/apis/collect.dev/v1alpha1/namespaces/{path}?fieldValidation=Strict{query}"))
+        .header("content-type", content)
+        .body(serde_json::to_vec(body).unwrap())
+        .unwrap();
+    client.request::<Value>(request).await.map_err(|error| match error {
+        kube::Error::Api(status) => status.message,
+        other => panic!("{path}: {other}"),
+    })
+}
+
+fn object(kind: &str, name: &str, spec: &Value) -> Value {
+    json!({"apiVersion": "collect.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec})
+}
+
+fn plural(kind: &str) -> String {
+    format!("{}s", kind.to_lowercase())
+}
+
+async fn try_create(space: &Space, object: &Value) -> Result<Value, String> {
+    let path = format!("{}/{}", space.name, plural(object["kind"].as_str().unwrap()));
+    send(&space.client, Method::POST, &path, "&dryRun=All", object).await
+}
+
+async fn create(space: &Space, object: &Value) -> Value {
+    let path = format!("{}/{}", space.name, plural(object["kind"].as_str().unwrap()));
+    send(&space.client, Method::POST, &path, "", object).await.unwrap_or_else(|error| panic!("{object}: {error}"))
+}
+
+async fn try_replace(space: &Space, object: &Value) -> Result<Value, String> {
+    let name = object["metadata"]["name"].as_str().unwrap();
+    let path = format!("{}/{}/{name}", space.name, plural(object["kind"].as_str().unwrap()));
+    send(&space.client, Method::PUT, &path, "&dryRun=All", object).await
+}
+
+/// What is wrong with an answer, if anything.
+fn verdict(says: &str, then: Then, answer: &Result<Value, String>) -> Option<String> {
+    match (then, answer) {
+        (Accept, Ok(_)) => None,
+        (Accept, Err(message)) => Some(format!("{says}: should be accepted, but: {message}")),
+        (Refuse(expected), Err(message)) if message.contains(expected) => None,
+        (Refuse(expected), Err(message)) => Some(format!("{says}: should say `{expected}`, but says: {message}")),
+        (Refuse(expected), Ok(_)) => Some(format!("{says}: should be refused with `{expected}`, but is accepted")),
+    }
+}
+
+fn assert_none(wrong: Vec<String>) {
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Specs.
+
+/// A spec with values put at JSON pointers; null takes away. Objects on the way are made.
+fn with(mut spec: Value, changes: &[(&str, Value)]) -> Value {
+    for (pointer, value) in changes {
+        let (above, last) = pointer.rsplit_once('/').unwrap();
+        let mut at = &mut spec;
+        for step in above.split('/').skip(1) {
+            at = match at {
+                Value::Array(items) => &mut items[step.parse::<usize>().unwrap()],
+                other => &mut other[step],
+            };
+        }
+        match at {
+            Value::Array(items) => items[last.parse::<usize>().unwrap()] = value.clone(),
+            other if value.is_null() => drop(other.as_object_mut().unwrap().remove(last)),
+            other => other[last] = value.clone(),
+        }
+    }
+    spec
+}
+
+/// The smallest task of the documentation.
+fn smallest() -> Value {
+    json!({
+        "source": {"http": {"url": "https://weather.example/stations"}},
+        "record": {"key": ["id"]},
+        "sink": {"objectStore": {"url": "s3://lake/stations"}},
+    })
+}
+
+/// The smallest task with changes.
+fn task(changes: &[(&str, Value)]) -> Value {
+    with(smallest(), changes)
+}
+
+/// A task whose source has a total and pages.
+fn paged(changes: &[(&str, Value)]) -> Value {
+    let base = task(&[
+        ("/source/http/total", json!("$.total")),
+        ("/source/http/pagination", json!({"page": {"param": "page", "size": 100, "sizeParam": "size"}})),
+    ]);
+    with(base, changes)
+}
+
+/// A task with these levels.
+fn levels(levels: Value) -> Value {
+    task(&[("/decompose/levels", levels)])
+}
+
+/// A child of a tree, with changes.
+fn child(changes: &[(&str, Value)]) -> Value {
+    let step = json!({"level": "province", "value": "44", "label": "广东省"});
+    with(
+        json!({"partOf": {"root": "villages", "rootUid": "3f9c2a71-0000-4000-8000-000000000000", "run": 1, "path": [step]}}),
+        changes,
+    )
+}
+
+fn shard_spec() -> Value {
+    json!({
+        "task": "villages-44", "rootUid": "3f9c2a71", "run": 1, "index": 0,
+        "slice": {"items": [{"values": {"district": "440304"}, "part": {"pages": {"from": 0, "to": 4, "size": 100}}, "records": 321}]},
+    })
+}
+
+fn report_spec() -> Value {
+    json!({
+        "task": "villages-44", "taskUid": "77aa", "rootUid": "3f9c2a71", "run": 1, "planDigest": "00ff", "level": "counts",
+        "path": [{"level": "province", "value": "44", "label": "广东省"}],
+    })
+}
+
+const ONE_SOURCE: &str = "set exactly one of: http";
+const ONE_SINK: &str = "set exactly one of: objectStore";
+const ONE_PAGINATION: &str = "set exactly one of: none, page, offset, cursor, next";
+const ONE_AUTH: &str = "set exactly one of: bearer, basic, apiKey";
+const ONE_BODY: &str = "set exactly one of: json, form, text";
+const ONE_STRATEGY: &str = "set exactly one of: single, count, range, perValue";
+const ONE_PART: &str = "set exactly one of: whole, pages, offsets, range";
+const ROOT_NAME: &str =
+    "the name of a root CollectTask has at most 40 characters, to leave room for the names of its children";
+const PART_OF: &str = "spec.partOf is written by the operator when it creates a child and never changes";
+const NEEDS: &str = "a CollectTask needs spec.source, spec.sink and spec.record";
+const CHILD: &str = "a child CollectTask may set only spec.desiredState and spec.parallelism; everything else comes from its root: change it there";
+const RUN: &str = "spec.run never falls; raise it to collect anew";
+const ANEW: &str =
+    "source, sink, record and decompose change only together with a higher spec.run, which collects anew";
+const FILE_SINK: &str = "a file:// sink needs spec.sink.objectStore.volume: name the PersistentVolumeClaim to write to";
+const S3_VOLUME: &str = "spec.sink.objectStore.volume is only for file:// URLs; remove it or change the url";
+const PARQUET: &str = "format: parquet needs typed columns: declare them in spec.record.fields";
+const COUNT_TOTAL: &str =
+    "shards.count.recordsPerShard needs to know how many records a value has: set spec.source.http.total";
+const CURSOR_SPLIT: &str = "a source with cursor or next-link pagination can't be split by number of records: remove shards.count.recordsPerShard, or split by levels";
+const RANGE_TOTAL: &str = "shards.range.recordsPerShard needs to know how many records there are: set spec.source.http.total, or use step or every";
+const RANGE_ONE: &str = "shards.range needs exactly one of recordsPerShard, step (integer key) and every (time key)";
+const LEVEL_ONE: &str = "each level needs exactly one of values and discover";
+const LEVEL_NAMES: &str = "the names of the levels must differ";
+const LEVEL_RANGE: &str =
+    "a level can't be called range: the template variable range holds the bounds of a range slice";
+const SLICES_LAST: &str = "below a level with as: slices come only levels with as: slices";
+const RECORD_LEVELS: &str = "spec.record.levels names a level that spec.decompose.levels does not have";
+const BODY_POST: &str = "spec.source.http.body needs method: POST";
+const CURSOR_ONE: &str = "pagination.cursor needs exactly one of next and lastOf";
+const SHARD_FIXED: &str = "a CollectShard's spec never changes; change the root CollectTask and raise its spec.run";
+const REPORT_FIXED: &str = "a ValidationReport's spec never changes; it names what was compared";
+
+/// Creates: what it says, kind, name, spec, and what shall become of it.
+fn creations() -> Vec<(&'static str, &'static str, String, Value, Then)> {
+    let t = |says, spec, then| (says, "CollectTask", "stations".to_owned(), spec, then);
+    let s = |says, spec, then| (says, "CollectShard", "villages-44-0".to_owned(), spec, then);
+    let cursor = |cursor: Value| task(&[("/source/http/pagination", json!({"cursor": cursor}))]);
+    let range = |range: Value| task(&[("/decompose/shards", json!({"range": range}))]);
+    let file = |changes: &[(&str, Value)]| with(task(&[("/sink/objectStore/url", json!("file:///stations"))]), changes);
+    vec![
+        t("the smallest task is enough", smallest(), Accept),
+        t("a task needs a source", task(&[("/source", Value::Null)]), Refuse(NEEDS)),
+        t("a task needs a sink", task(&[("/sink", Value::Null)]), Refuse(NEEDS)),
+        t("a task needs to say what a record is", task(&[("/record", Value::Null)]), Refuse(NEEDS)),
+        t("an empty spec says what is missing", json!({}), Refuse(NEEDS)),
+        ("a root's name may have 40 characters", "CollectTask", "a".repeat(40), smallest(), Accept),
+        ("a root's name may not have 41 characters", "CollectTask", "a".repeat(41), smallest(), Refuse(ROOT_NAME)),
+        ("a child's name may have more than 40", "CollectTask", "a".repeat(52), child(&[]), Accept),
+        // Unions.
+        t("a source is of a kind", task(&[("/source", json!({}))]), Refuse(ONE_SOURCE)),
+        t("a sink is of a kind", task(&[("/sink", json!({}))]), Refuse(ONE_SINK)),
+        t("a pagination is of a kind", task(&[("/source/http/pagination", json!({}))]), Refuse(ONE_PAGINATION)),
+        t(
+            "a pagination is of one kind only",
+            paged(&[("/source/http/pagination/none", json!({}))]),
+            Refuse(ONE_PAGINATION),
+        ),
+        t("no pagination can be said", task(&[("/source/http/pagination", json!({"none": {}}))]), Accept),
+        t("auth is of a kind", task(&[("/source/http/auth", json!({}))]), Refuse(ONE_AUTH)),
+        t(
+            "auth is of one kind only",
+            task(&[(
+                "/source/http/auth",
+                json!({"bearer": {"secretRef": {"name": "a", "key": "b"}}, "basic": {"secretRef": {"name": "a"}}}),
+            )]),
+            Refuse(ONE_AUTH),
+        ),
+        t(
+            "a bearer token is a key of a secret",
+            task(&[("/source/http/auth", json!({"bearer": {"secretRef": {"name": "a"}}}))]),
+            Refuse("spec.source.http.auth.bearer.secretRef.key: Required value"),
+        ),
+        t("a strategy is of a kind", task(&[("/decompose/shards", json!({}))]), Refuse(ONE_STRATEGY)),
+        t(
+            "a strategy is of one kind only",
+            task(&[("/decompose/shards", json!({"single": {}, "perValue": {}}))]),
+            Refuse(ONE_STRATEGY),
+        ),
+        // Bodies.
+        t("a body needs POST", task(&[("/source/http/body", json!({"text": "x"}))]), Refuse(BODY_POST)),
+        t(
+            "a body does not go with GET",
+            task(&[("/source/http/method", json!("GET")), ("/source/http/body", json!({"text": "x"}))]),
+            Refuse(BODY_POST),
+        ),
+        t(
+            "a body is of a kind",
+            task(&[("/source/http/method", json!("POST")), ("/source/http/body", json!({}))]),
+            Refuse(ONE_BODY),
+        ),
+        t(
+            "a body is of one kind only",
+            task(&[("/source/http/method", json!("POST")), ("/source/http/body", json!({"text": "x", "json": {}}))]),
+            Refuse(ONE_BODY),
+        ),
+        t(
+            "a JSON body may hold anything",
+            task(&[
+                ("/source/http/method", json!("POST")),
+                (
+                    "/source/http/body",
+                    json!({"json": {"query": "{ a }", "variables": {"n": 1, "deep": [{"x": null}, true, 1.5]}}}),
+                ),
+            ]),
+            Accept,
+        ),
+        t(
+            "a form may be posted",
+            task(&[
+                ("/source/http/method", json!("POST")),
+                ("/source/http/body", json!({"form": {"a": "{{ city }}"}})),
+            ]),
+            Accept,
+        ),
+        t(
+            "PUT is not offered",
+            task(&[("/source/http/method", json!("PUT"))]),
+            Refuse("supported values: \"GET\", \"POST\""),
+        ),
+        // Cursors.
+        t("a cursor is taken from the answer", cursor(json!({"next": "$.next", "into": "cursor"})), Accept),
+        t("a cursor is taken from the last record", cursor(json!({"lastOf": "$.id", "into": "query:after"})), Accept),
+        t("a cursor comes from somewhere", cursor(json!({"into": "cursor"})), Refuse(CURSOR_ONE)),
+        t(
+            "a cursor comes from one place",
+            cursor(json!({"next": "$.n", "lastOf": "$.id", "into": "c"})),
+            Refuse(CURSOR_ONE),
+        ),
+        t(
+            "a cursor goes somewhere",
+            cursor(json!({"next": "$.next"})),
+            Refuse("spec.source.http.pagination.cursor.into: Required value"),
+        ),
+        // Sinks.
+        t("a file sink needs a claim", file(&[]), Refuse(FILE_SINK)),
+        t("a file sink may name a claim", file(&[("/sink/objectStore/volume", json!({"claimName": "lake"}))]), Accept),
+        t(
+            "an s3 sink takes no claim",
+            task(&[("/sink/objectStore/volume", json!({"claimName": "lake"}))]),
+            Refuse(S3_VOLUME),
+        ),
+        t("parquet needs columns", task(&[("/sink/objectStore/format", json!("parquet"))]), Refuse(PARQUET)),
+        t(
+            "parquet with columns is fine",
+            task(&[
+                ("/sink/objectStore/format", json!("parquet")),
+                ("/record/fields", json!({"id": {"type": "int64"}})),
+            ]),
+            Accept,
+        ),
+        t(
+            "csv is not offered",
+            task(&[("/sink/objectStore/format", json!("csv"))]),
+            Refuse("supported values: \"ndjson\", \"parquet\""),
+        ),
+        t(
+            "a sink's url names a store",
+            task(&[("/sink/objectStore/url", json!("gs://lake/x"))]),
+            Refuse("spec.sink.objectStore.url"),
+        ),
+        t(
+            "a sink's url names a bucket",
+            task(&[("/sink/objectStore/url", json!("s3:///x"))]),
+            Refuse("spec.sink.objectStore.url"),
+        ),
+        // Sources.
+        t(
+            "a source's url is http",
+            task(&[("/source/http/url", json!("ftp://x.example"))]),
+            Refuse("spec.source.http.url"),
+        ),
+        t(
+            "a source's url has no query",
+            task(&[("/source/http/url", json!("https://x.example/?a=1"))]),
+            Refuse("spec.source.http.url"),
+        ),
+        t(
+            "a timeout is a duration",
+            task(&[("/source/http/timeout", json!("1 minute"))]),
+            Refuse("spec.source.http.timeout"),
+        ),
+        t("a duration may have parts", task(&[("/source/http/timeout", json!("1m30s"))]), Accept),
+        t("a total may stand in a header", task(&[("/source/http/total", json!("header:X-Total-Count"))]), Accept),
+        t("a total is no bare word", task(&[("/source/http/total", json!("total"))]), Refuse("spec.source.http.total")),
+        // Strategies.
+        t(
+            "records per shard need a total",
+            task(&[("/decompose/shards", json!({"count": {"recordsPerShard": 10}}))]),
+            Refuse(COUNT_TOTAL),
+        ),
+        t(
+            "records per shard with a total",
+            paged(&[("/decompose/shards", json!({"count": {"recordsPerShard": 10}}))]),
+            Accept,
+        ),
+        t("packing needs no total", task(&[("/decompose/shards", json!({"count": {"valuesPerShard": 10}}))]), Accept),
+        t(
+            "a cursor can't be split",
+            paged(&[
+                ("/source/http/pagination", json!({"cursor": {"next": "$.n", "into": "c"}})),
+                ("/decompose/shards", json!({"count": {"recordsPerShard": 10}})),
+            ]),
+            Refuse(CURSOR_SPLIT),
+        ),
+        t(
+            "next links can't be split",
+            paged(&[
+                ("/source/http/pagination", json!({"next": {"url": "link:next"}})),
+                ("/decompose/shards", json!({"count": {"recordsPerShard": 10}})),
+            ]),
+            Refuse(CURSOR_SPLIT),
+        ),
+        t(
+            "cursors can be packed",
+            paged(&[
+                ("/source/http/pagination", json!({"cursor": {"next": "$.n", "into": "c"}})),
+                ("/decompose/shards", json!({"count": {"valuesPerShard": 10}})),
+            ]),
+            Accept,
+        ),
+        t("a range by step", range(json!({"field": "id", "from": "0", "to": "100", "step": 10})), Accept),
+        t(
+            "a range by time",
+            range(json!({"field": "at", "from": "2026-01-01T00:00:00Z", "to": "2026-02-01T00:00:00Z", "every": "1d"})),
+            Accept,
+        ),
+        t("a range has a width", range(json!({"field": "id", "from": "0", "to": "100"})), Refuse(RANGE_ONE)),
+        t(
+            "a range has one width",
+            range(json!({"field": "id", "from": "0", "to": "9", "step": 1, "every": "1d"})),
+            Refuse(RANGE_ONE),
+        ),
+        t(
+            "a range by number of records needs a total",
+            range(json!({"field": "id", "from": "0", "to": "9", "recordsPerShard": 5})),
+            Refuse(RANGE_TOTAL),
+        ),
+        t(
+            "a range by number of records with a total",
+            paged(&[(
+                "/decompose/shards",
+                json!({"range": {"field": "id", "from": "0", "to": "9", "recordsPerShard": 5}}),
+            )]),
+            Accept,
+        ),
+        // Levels.
+        t("a level with values", levels(json!([{"name": "a", "values": ["1"]}])), Accept),
+        t(
+            "a level with a discovery",
+            levels(json!([{"name": "a", "discover": {"path": "/a", "value": "$.code"}}])),
+            Accept,
+        ),
+        t("a level has values from somewhere", levels(json!([{"name": "a"}])), Refuse(LEVEL_ONE)),
+        t(
+            "a level has values from one place",
+            levels(json!([{"name": "a", "values": ["1"], "discover": {"path": "/a", "value": "$.code"}}])),
+            Refuse(LEVEL_ONE),
+        ),
+        t(
+            "levels differ in name",
+            levels(json!([{"name": "a", "values": ["1"]}, {"name": "a", "values": ["1"]}])),
+            Refuse(LEVEL_NAMES),
+        ),
+        t("no level is called range", levels(json!([{"name": "range", "values": ["1"]}])), Refuse(LEVEL_RANGE)),
+        t(
+            "slices come last",
+            levels(
+                json!([{"name": "a", "values": ["1"]}, {"name": "b", "values": ["1"], "as": "slices"}, {"name": "c", "values": ["1"], "as": "slices"}]),
+            ),
+            Accept,
+        ),
+        t(
+            "no tasks below slices",
+            levels(json!([{"name": "a", "values": ["1"], "as": "slices"}, {"name": "b", "values": ["1"]}])),
+            Refuse(SLICES_LAST),
+        ),
+        t(
+            "no tasks between slices",
+            levels(
+                json!([{"name": "a", "values": ["1"], "as": "slices"}, {"name": "b", "values": ["1"], "as": "tasks"}, {"name": "c", "values": ["1"], "as": "slices"}]),
+            ),
+            Refuse(SLICES_LAST),
+        ),
+        t(
+            "a record may hold its level",
+            with(levels(json!([{"name": "a", "values": ["1"]}])), &[("/record/levels", json!(["a"]))]),
+            Accept,
+        ),
+        t("a record can't hold a level that is not", task(&[("/record/levels", json!(["a"]))]), Refuse(RECORD_LEVELS)),
+        t(
+            "a record can't hold another level",
+            with(levels(json!([{"name": "a", "values": ["1"]}])), &[("/record/levels", json!(["b"]))]),
+            Refuse(RECORD_LEVELS),
+        ),
+        // Children.
+        t("a child needs only its place", child(&[]), Accept),
+        t(
+            "a child may be paused and bounded",
+            child(&[("/desiredState", json!("Paused")), ("/parallelism", json!(2))]),
+            Accept,
+        ),
+        t("a child has no source", child(&[("/source", smallest()["source"].clone())]), Refuse(CHILD)),
+        t("a child has no sink", child(&[("/sink", smallest()["sink"].clone())]), Refuse(CHILD)),
+        t("a child has no record", child(&[("/record", smallest()["record"].clone())]), Refuse(CHILD)),
+        t("a child has no levels", child(&[("/decompose", json!({}))]), Refuse(CHILD)),
+        t("a child has no retry", child(&[("/retry", json!({}))]), Refuse(CHILD)),
+        t("a child has no deadline", child(&[("/attemptDeadline", json!("1h"))]), Refuse(CHILD)),
+        t("a child has no validation", child(&[("/validation", json!({}))]), Refuse(CHILD)),
+        t("a child has no worker", child(&[("/worker", json!({}))]), Refuse(CHILD)),
+        t("a child has no run", child(&[("/run", json!(1))]), Refuse(CHILD)),
+        t("a child has no runs", child(&[("/runs", json!({}))]), Refuse(CHILD)),
+        // Unknown fields, as a typing error gives them.
+        t(
+            "an unknown field is refused",
+            task(&[("/paralelism", json!(3))]),
+            Refuse("unknown field \"spec.paralelism\""),
+        ),
+        t(
+            "an unknown field deep down is refused",
+            task(&[("/source/http/pagination", json!({"page": {"param": "p", "sise": 3}}))]),
+            Refuse("unknown field \"spec.source.http.pagination.page.sise\""),
+        ),
+        t(
+            "another desired state is refused",
+            task(&[("/desiredState", json!("Stopped"))]),
+            Refuse("supported values: \"Running\", \"Paused\", \"Cancelled\""),
+        ),
+        t(
+            "a level that is not offered is refused",
+            task(&[("/validation/level", json!("keys"))]),
+            Refuse("supported values: \"none\", \"counts\""),
+        ),
+        t(
+            "a word where a number belongs is refused",
+            task(&[("/parallelism", json!("many"))]),
+            Refuse("spec.parallelism"),
+        ),
+        // Shards and reports.
+        s("a shard of a slice", shard_spec(), Accept),
+        s("an item is a part", with(shard_spec(), &[("/slice/items/0/part", json!({}))]), Refuse(ONE_PART)),
+        s(
+            "an item is one part",
+            with(shard_spec(), &[("/slice/items/0/part", json!({"whole": {}, "offsets": {"from": 0}}))]),
+            Refuse(ONE_PART),
+        ),
+        s("an item may be whole", with(shard_spec(), &[("/slice/items/0/part", json!({"whole": {}}))]), Accept),
+        s("a shard knows its task", with(shard_spec(), &[("/task", Value::Null)]), Refuse("spec.task: Required value")),
+        ("a report", "ValidationReport", "villages-44-r1".into(), report_spec(), Accept),
+        (
+            "a report knows what was compared",
+            "ValidationReport",
+            "villages-44-r1".into(),
+            with(report_spec(), &[("/planDigest", Value::Null)]),
+            Refuse("spec.planDigest: Required value"),
+        ),
+    ]
+}
+
+/// Updates: what it says, kind, spec before, spec after, and what shall become of it.
+fn updates() -> Vec<(&'static str, &'static str, Value, Value, Then)> {
+    let t = |says, before, after, then| (says, "CollectTask", before, after, then);
+    let tree = levels(json!([{"name": "a", "values": ["1"]}]));
+    let rich = task(&[("/run", json!(3)), ("/parallelism", json!(4))]);
+    let moved = ("/source/http/url", json!("https://weather.example/elsewhere"));
+    vec![
+        t("parallelism may change", smallest(), task(&[("/parallelism", json!(9))]), Accept),
+        t("the desired state may change", smallest(), task(&[("/desiredState", json!("Paused"))]), Accept),
+        t(
+            "retry, deadline and validation may change",
+            smallest(),
+            task(&[
+                ("/retry/maxAttempts", json!(9)),
+                ("/attemptDeadline", json!("1h")),
+                ("/validation/level", json!("none")),
+            ]),
+            Accept,
+        ),
+        t("the worker may change", smallest(), task(&[("/worker/resources/limits/memory", json!("1Gi"))]), Accept),
+        t("run may rise", rich.clone(), with(rich.clone(), &[("/run", json!(4))]), Accept),
+        t("run may be raised by some", rich.clone(), with(rich.clone(), &[("/run", json!(9))]), Accept),
+        t("run never falls", rich.clone(), with(rich.clone(), &[("/run", json!(2))]), Refuse(RUN)),
+        t("run can't be taken away", rich.clone(), with(rich.clone(), &[("/run", Value::Null)]), Refuse(RUN)),
+        t("run 1 is the default", smallest(), task(&[("/run", json!(1))]), Accept),
+        t("run 1 may be left out again", task(&[("/run", json!(1))]), smallest(), Accept),
+        t("the source is fixed", smallest(), task(std::slice::from_ref(&moved)), Refuse(ANEW)),
+        t("run 1 said is not a higher run", smallest(), task(&[moved.clone(), ("/run", json!(1))]), Refuse(ANEW)),
+        t("the source changes with a higher run", smallest(), task(&[moved.clone(), ("/run", json!(2))]), Accept),
+        t(
+            "the source's small print is fixed",
+            smallest(),
+            task(&[("/source/http/query", json!({"a": "b"}))]),
+            Refuse(ANEW),
+        ),
+        t(
+            "the sink is fixed",
+            smallest(),
+            task(&[("/sink/objectStore/url", json!("s3://lake/elsewhere"))]),
+            Refuse(ANEW),
+        ),
+        t("the record is fixed", smallest(), task(&[("/record/key", json!(["code"]))]), Refuse(ANEW)),
+        t("levels can't be added", smallest(), tree.clone(), Refuse(ANEW)),
+        t("levels can't be taken away", tree.clone(), smallest(), Refuse(ANEW)),
+        t(
+            "levels can't change",
+            tree.clone(),
+            with(tree.clone(), &[("/decompose/levels/0/values", json!(["2"]))]),
+            Refuse(ANEW),
+        ),
+        t(
+            "levels change with a higher run",
+            tree.clone(),
+            with(tree.clone(), &[("/decompose/levels/0/values", json!(["2"])), ("/run", json!(2))]),
+            Accept,
+        ),
+        t(
+            "all may change with a higher run",
+            tree.clone(),
+            with(
+                smallest(),
+                &[
+                    moved,
+                    ("/sink/objectStore/url", json!("s3://lake/b")),
+                    ("/record/key", json!(["c"])),
+                    ("/run", json!(2)),
+                ],
+            ),
+            Accept,
+        ),
+        t(
+            "the source can't be taken away",
+            smallest(),
+            task(&[("/source", Value::Null), ("/run", json!(2))]),
+            Refuse(NEEDS),
+        ),
+        t("a root can't become a child", smallest(), child(&[]), Refuse(PART_OF)),
+        t("a child can't become a root", child(&[]), smallest(), Refuse(PART_OF)),
+        t("a child keeps its place", child(&[]), child(&[("/partOf/run", json!(2))]), Refuse(PART_OF)),
+        t("a child keeps its path", child(&[]), child(&[("/partOf/path/0/value", json!("45"))]), Refuse(PART_OF)),
+        t("a child may be paused", child(&[]), child(&[("/desiredState", json!("Paused"))]), Accept),
+        t("a child may be bounded", child(&[]), child(&[("/parallelism", json!(0))]), Accept),
+        t("a child gets no run of its own", child(&[]), child(&[("/run", json!(2))]), Refuse(CHILD)),
+        (
+            "a shard is fixed",
+            "CollectShard",
+            shard_spec(),
+            with(shard_spec(), &[("/index", json!(1))]),
+            Refuse(SHARD_FIXED),
+        ),
+        ("a shard may be written as it is", "CollectShard", shard_spec(), shard_spec(), Accept),
+        (
+            "a report is fixed",
+            "ValidationReport",
+            report_spec(),
+            with(report_spec(), &[("/run", json!(2))]),
+            Refuse(REPORT_FIXED),
+        ),
+        (
+            "a report's path can't be taken away",
+            "ValidationReport",
+            report_spec(),
+            with(report_spec(), &[("/path", Value::Null)]),
+            Refuse(REPORT_FIXED),
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn creates_are_accepted_or_refused_with_a_message() {
+    let space = Space::new(api_cluster(), "creates").await;
+    let mut wrong = Vec::new();
+    for (says, kind, name, spec, then) in creations() {
+        let answer = try_create(&space, &object(kind, &name, &spec)).await;
+        wrong.extend(verdict(says, then, &answer));
+    }
+    assert_none(wrong);
+}
+
+#[tokio::test]
+async fn updates_are_accepted_or_refused_with_a_message() {
+    let space = Space::new(api_cluster(), "updates").await;
+    let mut wrong = Vec::new();
+    for (i, (says, kind, before, after, then)) in updates().into_iter().enumerate() {
+        let name = format!("case-{i}");
+        let stored = create(&space, &object(kind, &name, &before)).await;
+        let mut changed = object(kind, &name, &after);
+        changed["metadata"]["resourceVersion"] = stored["metadata"]["resourceVersion"].clone();
+        wrong.extend(verdict(says, then, &try_replace(&space, &changed).await));
+    }
+    assert_none(wrong);
+}
+
+/// A rule that no row breaks is a rule that nobody has seen working.
+#[test]
+fn every_rule_has_a_row_that_breaks_it() {
+    let refused: BTreeSet<&str> = creations()
+        .iter()
+        .map(|row| row.4)
+        .chain(updates().iter().map(|row| row.4))
+        .filter_map(|then| if let Refuse(message) = then { Some(message) } else { None })
+        .collect();
+    let mut rules = 0;
+    let mut unseen = Vec::new();
+    for crd in cluster::crds() {
+        walk(&mut String::new(), &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"], &mut |path, schema| {
+            for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
+                rules += 1;
+                let message = rule["message"].as_str().expect("every rule has a message");
+                if !refused.contains(message) {
+                    unseen.push(format!("{path}: {message}"));
+                }
+            }
+        });
+    }
+    assert!(rules > 25, "only {rules} rules were found");
+    assert_none(unseen);
+}
+
+/// Visits a schema and all below it; `path` is a JSON pointer with `0` for a list's element and `k` for a map's value.
+fn walk(path: &mut String, schema: &Value, visit: &mut impl FnMut(&str, &Value)) {
+    visit(path, schema);
+    let mut below = |step: &str, schema: &Value| {
+        let length = path.len();
+        path.push('/');
+        path.push_str(step);
+        walk(path, schema, visit);
+        path.truncate(length);
+    };
+    for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
+        below(name, inner);
+    }
+    for (key, step) in [("items", "0"), ("additionalProperties", "k")] {
+        if schema[key].is_object() {
+            below(step, &schema[key]);
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Bounds: samples that use every field once, and a value just beyond each bound of the schema.
+
+/// Specs that together use every field. Maps have the key `k`.
+fn samples() -> Vec<(&'static str, Value)> {
+    let full = r#"
+      source:
+        http:
+          url: https://x.example/api
+          path: "/a/{{ province }}"
+          method: POST
+          query: {k: v}
+          headers: {k: v}
+          body: {json: {a: 1}}
+          records: $.data
+          total: $.total
+          pagination: {page: {param: page, start: 1, size: 100, sizeParam: size}}
+          auth: {bearer: {secretRef: {name: registry, key: token}}}
+          limits: {requestsPerSecond: 10.5, concurrency: 4}
+          retry: {maxAttempts: 3, backoff: {initial: 1s, factor: 2, max: 60s}}
+          timeout: 30s
+          allowOrigins: ["https://y.example"]
+      sink:
+        objectStore: {url: "s3://lake/a", format: ndjson, compression: zstd, secretRef: {name: lake}, endpoint: "http://minio:9000", region: eu-west-1}
+      record: {key: [code], levels: [province], fields: {k: {type: string, path: $.code}}}
+      decompose:
+        levels:
+          - {name: province, as: tasks, discover: {path: /p, records: $.data, value: $.code, label: $.name, allowEmpty: true}}
+        shards: {count: {recordsPerShard: 100, valuesPerShard: 10}}
+        limits: {maxChildren: 10, maxShards: 100}
+      parallelism: 4
+      desiredState: Running
+      retry: {maxAttempts: 4, maxDisruptions: 20, backoff: {initial: 1s, factor: 2, max: 60s}}
+      attemptDeadline: 6h
+      validation: {level: counts, total: {path: /summary, value: $.n}}
+      worker:
+        image: example.org/w:1
+        resources: {requests: {cpu: 50m, memory: 64Mi}, limits: {cpu: "1", memory: 256Mi}}
+        nodeSelector: {k: v}
+        tolerations: [{key: a, operator: Equal, value: b, effect: NoSchedule}]
+        priorityClassName: low
+        serviceAccountName: worker
+      run: 1
+      runs: {keep: 2}
+    "#;
+    let full: Value = serde_yaml::from_str(full).unwrap();
+    let shard = |part: Value| {
+        (
+            "CollectShard",
+            with(shard_spec(), &[("/slice/items/0/part", part), ("/slice/items/0/values", json!({"k": "v"}))]),
+        )
+    };
+    let source = |pointer: &'static str, value: Value| {
+        ("CollectTask", with(full.clone(), &[("/decompose/shards", Value::Null), (pointer, value)]))
+    };
+    vec![
+        ("CollectTask", full.clone()),
+        ("CollectTask", child(&[])),
+        source("/source/http/body", json!({"form": {"k": "v"}})),
+        source("/source/http/body", json!({"text": "t"})),
+        source("/source/http/auth", json!({"basic": {"secretRef": {"name": "a"}}})),
+        source(
+            "/source/http/auth",
+            json!({"apiKey": {"secretRef": {"name": "a", "key": "k"}, "into": "header:X-Api-Key"}}),
+        ),
+        source("/source/http/pagination", json!({"none": {}})),
+        source("/source/http/pagination", json!({"offset": {"param": "offset", "limit": 10, "limitParam": "limit"}})),
+        source("/source/http/pagination", json!({"cursor": {"next": "$.next", "more": "$.more", "into": "cursor"}})),
+        source("/source/http/pagination", json!({"cursor": {"lastOf": "$.id", "into": "cursor"}})),
+        source("/source/http/pagination", json!({"next": {"url": "link:next"}})),
+        source("/sink/objectStore", json!({"url": "file:///a", "volume": {"claimName": "lake"}})),
+        source("/decompose/levels", json!([{"name": "province", "values": ["44"]}])),
+        source("/decompose/shards", json!({"single": {}})),
+        source("/decompose/shards", json!({"perValue": {}})),
+        source("/decompose/shards", json!({"range": {"field": "id", "from": "0", "to": "9", "step": 3}})),
+        source("/decompose/shards", json!({"range": {"field": "at", "from": "0", "to": "9", "every": "1d"}})),
+        source("/decompose/shards", json!({"range": {"field": "at", "from": "0", "to": "9", "recordsPerShard": 9}})),
+        shard(json!({"whole": {}})),
+        shard(json!({"pages": {"from": 0, "to": 1, "size": 10}})),
+        shard(json!({"offsets": {"from": 0, "to": 1}})),
+        shard(json!({"range": {"from": "0", "to": "1"}})),
+        ("ValidationReport", report_spec()),
+    ]
+}
+
+/// Values that a schema refuses, each with what the API server says about it.
+fn beyond(schema: &Value, sample: &Value) -> Vec<(Value, &'static str)> {
+    let mut values = Vec::new();
+    let number = |key: &str| schema[key].as_f64();
+    let count = |key: &str| schema[key].as_u64().and_then(|n| usize::try_from(n).ok());
+    let like = |n: f64| if schema["type"] == "integer" { json!(n as i64) } else { json!(n) };
+    if let Some(n) = number("minimum") {
+        values.push((like(n - 1.0), "should be greater than or equal to"));
+    }
+    if let Some(n) = number("maximum") {
+        values.push((like(n + 1.0), "should be less than or equal to"));
+    }
+    if let Some(n) = count("minLength") {
+        values.push((json!("x".repeat(n - 1)), "should be at least"));
+    }
+    if let Some(n) = count("maxLength") {
+        values.push((json!("x".repeat(n + 1)), "Too long"));
+    }
+    if schema["pattern"].is_string() {
+        values.push((json!("? ?? ?? ?"), "should match"));
+    }
+    if schema["enum"].is_array() {
+        values.push((json!("Nonsense"), "Unsupported value"));
+    }
+    if count("minItems").is_some() {
+        values.push((json!([]), "should have at least"));
+    }
+    if let Some(n) = count("maxItems") {
+        values.push((json!(vec![sample[0].clone(); n + 1]), "Too many"));
+    }
+    if let Some(n) = count("maxProperties") {
+        let map: serde_json::Map<_, _> = (0..=n).map(|i| (format!("k{i}"), sample["k"].clone())).collect();
+        values.push((Value::Object(map), "Too many"));
+    }
+    values
+}
+
+#[tokio::test]
+async fn every_bound_is_kept_by_the_api_server() {
+    let space = Space::new(api_cluster(), "bounds").await;
+    let samples = samples();
+    let mut wrong = Vec::new();
+    for (kind, spec) in &samples {
+        let answer = try_create(&space, &object(kind, "sample", spec)).await;
+        wrong.extend(verdict(&format!("sample {spec}"), Accept, &answer));
+    }
+    assert_none(wrong);
+
+    let mut cases = Vec::new();
+    let mut unused = Vec::new();
+    for crd in cluster::crds() {
+        let kind = crd["spec"]["names"]["kind"].as_str().unwrap().to_owned();
+        let spec_schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+        walk(&mut String::new(), spec_schema, &mut |path, schema| {
+            let using = samples
+                .iter()
+                .find_map(|(of, spec)| spec.pointer(path).filter(|_| *of == kind).map(|value| (spec, value)));
+            match using {
+                None => unused.push(format!("{kind} {path}")),
+                Some((spec, value)) => {
+                    cases.extend(beyond(schema, value).into_iter().map(|(value, says)| {
+                        (kind.clone(), with(spec.clone(), &[(path, value)]), path.to_owned(), says)
+                    }))
+                }
+            }
+        });
+    }
+    assert!(unused.is_empty(), "add these fields to the samples: {unused:?}");
+    assert!(cases.len() > 150, "only {} bounds were found", cases.len());
+    let mut wrong = Vec::new();
+    for (kind, spec, path, says) in &cases {
+        let field = field_path(path);
+        match try_create(&space, &object(kind, "sample", spec)).await {
+            Ok(_) => wrong.push(format!("{kind} {field}: `{says}` was expected, but it is accepted")),
+            Err(message) if message.contains(says) && message.contains(&field) => {}
+            Err(message) => wrong.push(format!("{kind} {field}: `{says}` was expected: {message}")),
+        }
+    }
+    assert_none(wrong);
+    collect_e2e::figure("bounds of the schema tried", cases.len());
+}
+
+/// `/decompose/levels/0/name` as API servers write it: `spec.decompose.levels[0].name`.
+fn field_path(pointer: &str) -> String {
+    pointer.split('/').skip(1).fold("spec".to_owned(), |path, step| match step {
+        "0" => format!("{path}[0]"),
+        _ => format!("{path}.{step}"),
+    })
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What a person does with kubectl.
+
+#[tokio::test]
+async fn kubectl_explains_every_kind() {
+    let cluster = api_cluster();
+    let explain = |what: &str| cluster::run(cluster.kubectl().args(["explain", what]));
+    let decompose = explain("collecttask.spec.decompose");
+    assert!(decompose.contains("How the work is split") && decompose.contains("levels\t<[]Object>"), "{decompose}");
+    let url = explain("ct.spec.source.http.url");
+    assert!(url.contains("Base URL, http or https") && url.contains("<string>"), "{url}");
+    let http = explain("ct.spec.source.http");
+    assert!(http.contains("url\t<string> -required-"), "{http}");
+    let shard = explain("collectshard.status.attempts.outcome");
+    assert!(shard.contains("How it ended"), "{shard}");
+    let report = explain("vr.status.counts");
+    assert!(report.contains("Records that the source says it holds"), "{report}");
+    for kind in ["collecttask", "collectshard", "validationreport"] {
+        let text = explain(kind);
+        let description =
+            text.split("DESCRIPTION:").nth(1).and_then(|rest| rest.split("FIELDS:").next()).unwrap_or_default().trim();
+        assert!(description.len() > 40 && !description.contains("<empty>"), "{kind} is described: {text}");
+    }
+}
+
+#[tokio::test]
+async fn kubectl_applies_the_definitions_and_keeps_their_words() {
+    let cluster = api_cluster();
+    // The files themselves, read by kubectl's YAML, not by ours: an unquoted `n` or `on` would become a boolean there.
+    let folder = cluster::repository().join("crds");
+    let applied = cluster::run(
+        cluster.kubectl().args(["apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f"]).arg(folder),
+    );
+    assert_eq!(applied.lines().count(), 3, "{applied}");
+}
+
+#[tokio::test]
+async fn short_names_the_category_and_field_selectors_work() {
+    let space = Space::new(api_cluster(), "names").await;
+    for (name, spec) in [
+        ("running", task(&[("/desiredState", json!("Running"))])),
+        ("paused", task(&[("/desiredState", json!("Paused"))])),
+        ("villages-44", child(&[])),
+    ] {
+        create(&space, &object("CollectTask", name, &spec)).await;
+    }
+    create(&space, &object("CollectShard", "villages-44-0", &shard_spec())).await;
+    create(&space, &object("ValidationReport", "villages-44-r1", &report_spec())).await;
+    write_status(&space, "collecttasks/running", json!({"phase": "Running"})).await;
+    write_status(&space, "collectshards/villages-44-0", json!({"phase": "Succeeded"})).await;
+    write_status(&space, "validationreports/villages-44-r1", json!({"verdict": "Pass"})).await;
+
+    let names = |args: &str| {
+        let text = space.kubectl(&format!("get {args} -o name"));
+        text.lines().map(|line| line.split('/').nth(1).unwrap().to_owned()).collect::<BTreeSet<_>>()
+    };
+    let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+    // A short name that a built-in kind has too lists that kind instead of ours.
+    let shorts: Vec<String> = cluster::crds()
+        .iter()
+        .flat_map(|crd| crd["spec"]["names"]["shortNames"].as_array().cloned().unwrap_or_default())
+        .map(|short| short.as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(shorts.len(), 3, "each kind has a short name");
+    let mut listed: Vec<BTreeSet<String>> = shorts.iter().map(|short| names(short)).collect();
+    listed.sort();
+    assert_eq!(
+        listed,
+        [set(&["paused", "running", "villages-44"]), set(&["villages-44-0"]), set(&["villages-44-r1"])],
+        "by {shorts:?}"
+    );
+    assert_eq!(names(&shorts.join(",")).len(), 5);
+    assert_eq!(names("collect").len(), 5, "the category holds all kinds");
+    assert_eq!(names("ct --field-selector spec.desiredState=Paused"), set(&["paused"]));
+    assert_eq!(names("ct --field-selector spec.partOf.root=villages"), set(&["villages-44"]));
+    assert_eq!(names("ct --field-selector status.phase=Running"), set(&["running"]));
+    assert_eq!(names("collectshards --field-selector spec.task=villages-44"), set(&["villages-44-0"]));
+    assert_eq!(names("collectshards --field-selector status.phase=Failed"), set(&[]));
+    assert_eq!(names("vr --field-selector spec.task=villages-44"), set(&["villages-44-r1"]));
+    assert_eq!(names("vr --field-selector status.verdict=Fail"), set(&[]));
+}
+
+async fn write_status(space: &Space, object: &str, status: Value) -> Value {
+    let path = format!("{}/{object}/status", space.name);
+    send(&space.client, Method::PATCH, &path, "", &json!({"status": status}))
+        .await
+        .unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+#[tokio::test]
+async fn columns_answer_how_is_it_going_within_a_hundred_characters() {
+    let space = Space::new(api_cluster(), "columns").await;
+    create(&space, &object("CollectTask", "villages", &smallest())).await;
+    create(&space, &object("CollectShard", "villages-44-4403-0", &shard_spec())).await;
+    create(&space, &object("ValidationReport", "villages-r1", &report_spec())).await;
+    let summary =
+        json!({"progress": "63%", "shards": "112/180", "records": "391204/620573", "rate": "2.1k/s", "match": "100%"});
+    write_status(
+        &space,
+        "collecttasks/villages",
+        json!({"phase": "Running", "summary": summary, "message": "collects",
+        "shards": {"total": 180, "pending": 60, "running": 8, "succeeded": 112, "failed": 7, "cancelled": 0}}),
+    )
+    .await;
+    write_status(
+        &space,
+        "collectshards/villages-44-4403-0",
+        json!({"phase": "Succeeded", "attempt": 1,
+        "summary": {"progress": "100%", "records": "808/808", "rate": "2.1k/s"}}),
+    )
+    .await;
+    write_status(
+        &space,
+        "validationreports/villages-r1",
+        json!({"verdict": "Pass", "level": "counts",
+        "counts": {"source": 620_573, "collected": 620_573, "delta": 0, "duplicates": 0, "rejected": 0}}),
+    )
+    .await;
+
+    let words = |args: &str| {
+        let text = space.kubectl(args);
+        assert!(text.lines().all(|line| line.trim_end().len() <= 100), "{text}");
+        text.lines().map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect::<Vec<_>>()
+    };
+    let tasks = words("get ct villages");
+    assert_eq!(tasks[0], ["NAME", "PHASE", "PROGRESS", "SHARDS", "RECORDS", "FAILED", "MATCH", "AGE"]);
+    assert_eq!(tasks[1][..7], ["villages", "Running", "63%", "112/180", "391204/620573", "7", "100%"]);
+    let shards = words("get collectshards");
+    assert_eq!(shards[0], ["NAME", "PHASE", "ATTEMPT", "PROGRESS", "RECORDS", "RATE", "AGE"]);
+    assert_eq!(shards[1][..6], ["villages-44-4403-0", "Succeeded", "1", "100%", "808/808", "2.1k/s"]);
+    let reports = words("get vr");
+    assert_eq!(reports[1][..6], ["villages-r1", "counts", "Pass", "620573", "620573", "0"]);
+}
+
+#[tokio::test]
+async fn a_task_is_scaled_by_its_subresource() {
+    let space = Space::new(api_cluster(), "scale").await;
+    for (name, spec) in [("said", task(&[("/parallelism", json!(4))])), ("unsaid", smallest())] {
+        create(&space, &object("CollectTask", name, &spec)).await;
+        space.kubectl(&format!("scale ct/{name} --replicas=7"));
+        assert_eq!(space.tasks().get(name).await.unwrap().spec.parallelism, Some(7), "{name}");
+    }
+    write_status(&space, "collecttasks/said", json!({"workers": 3, "selector": "collect.dev/root=said"})).await;
+    let scale = space.tasks().get_scale("said").await.unwrap();
+    let status = scale.status.expect("the scale has a status");
+    assert_eq!((scale.spec.and_then(|spec| spec.replicas), status.replicas), (Some(7), 3));
+    assert_eq!(status.selector.as_deref(), Some("collect.dev/root=said"));
+}
+
+#[tokio::test]
+async fn a_status_of_a_newer_version_survives() {
+    let space = Space::new(api_cluster(), "status").await;
+    create(&space, &object("CollectTask", "a", &smallest())).await;
+    create(&space, &object("CollectShard", "a-0", &shard_spec())).await;
+    create(&space, &object("ValidationReport", "a-r1", &report_spec())).await;
+    let task = write_status(&space, "collecttasks/a", json!({"phase": "Hibernating"})).await;
+    assert_eq!(task["status"]["phase"], "Hibernating");
+    assert_eq!(task["spec"], smallest(), "a status write leaves the spec alone");
+    let attempt =
+        json!({"number": 1, "authorisedBy": "x", "authorisedAt": "2026-01-01T00:00:00Z", "outcome": "Teleported"});
+    let shard = write_status(&space, "collectshards/a-0", json!({"phase": "Hibernating", "attempts": [attempt]})).await;
+    assert_eq!(shard["status"]["attempts"][0]["outcome"], "Teleported");
+    let report = write_status(&space, "validationreports/a-r1", json!({"verdict": "Maybe", "level": "soul"})).await;
+    assert_eq!(report["status"]["verdict"], "Maybe");
+    // And is read by this version's types as what it is.
+    let read = space.tasks().get("a").await.unwrap().status.unwrap().phase.unwrap();
+    assert_eq!(read.as_str(), "Hibernating");
+    assert!(!read.is_terminal());
+}
+
+#[tokio::test]
+async fn a_spec_write_leaves_the_status_alone() {
+    let space = Space::new(api_cluster(), "spec").await;
+    create(&space, &object("CollectTask", "a", &smallest())).await;
+    write_status(&space, "collecttasks/a", json!({"phase": "Running"})).await;
+    let path = format!("{}/collecttasks/a", space.name);
+    let patch = json!({"spec": {"parallelism": 2}, "status": {"phase": "Succeeded"}});
+    let task = send(&space.client, Method::PATCH, &path, "", &patch).await.unwrap();
+    assert_eq!((task["spec"]["parallelism"].as_i64(), task["status"]["phase"].as_str()), (Some(2), Some("Running")));
+    assert_eq!(task["metadata"]["generation"], 2);
+}
