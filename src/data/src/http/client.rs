@@ -263,7 +263,7 @@ impl Client {
     /// # Errors
     /// See [`HttpError`].
     pub async fn send(&self, draft: &Draft) -> Result<Answer, HttpError> {
-        let what = format!("{} {}", draft.method, draft.url.path());
+        let what = format!("{} {}{}", draft.method, draft.url.origin().ascii_serialization(), draft.url.path());
         let mut failed = 0;
         loop {
             let failure = match self.attempt(draft, &what).await {
