@@ -242,6 +242,7 @@ impl<'a> Collector<'a> {
     async fn leave_checkpoint(&self, slice: &mut Slice<'_>, at: Place, error: Error) -> Error {
         match error.class() {
             Class::Permanent | Class::Fenced => {}
+            Class::Retryable | Class::SourceLimited(_) if !slice.has_open_part() => {}
             Class::Retryable | Class::SourceLimited(_) => {
                 if let Err(second) = slice.pause(at, self.control).await {
                     tracing::warn!(error = %second, "no checkpoint on the way out");

@@ -221,6 +221,11 @@ impl<'a> Slice<'a> {
         Ok(())
     }
 
+    /// Whether something was read that no checkpoint holds yet.
+    pub fn has_open_part(&self) -> bool {
+        self.open.is_some()
+    }
+
     /// Whether the open part should be closed at this page boundary.
     pub fn is_due(&self) -> bool {
         let due = |open: &Open| {

@@ -8,6 +8,7 @@
     reason = "clippy knows only functions marked as tests"
 )]
 
+mod clients;
 mod commits;
 mod faults;
 mod lab;
