@@ -153,6 +153,9 @@ async fn uninstall_in_the_middle(cluster: &Cluster, name: &str) {
         "--timeout",
         "60s",
     ]));
+    let phase =
+        cluster::run(cluster.kubectl().args(["-n", NAMESPACE, "get", "ct", name, "-o", "jsonpath={.status.phase}"]));
+    assert_eq!(phase, "Running", "the operator went in the middle of the run");
     figure("seconds for helm uninstall in the middle of a run", began.elapsed().as_secs());
     cluster::run(cluster.kubectl().args(["-n", NAMESPACE, "delete", "ct", name, "--timeout=60s"]));
     for kind in ["collecttasks", "collectshards", "validationreports", "jobs", "configmaps"] {
