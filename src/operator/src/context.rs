@@ -107,7 +107,12 @@ struct Memory {
     progress: HashMap<String, Instant>,
     /// Consecutive errors by uid.
     errors: HashMap<String, u32>,
+    /// What was created a moment ago, by uid of its owner and name.
+    created: HashMap<(String, String), Instant>,
 }
+
+/// How long a created object may take to come into view before its creation is tried again.
+const IN_VIEW_WITHIN: Duration = Duration::from_secs(5);
 
 struct Posted {
     refused: Option<(String, u32)>,
@@ -215,6 +220,26 @@ impl Context {
                 Duration::ZERO
             }
         }
+    }
+
+    /// Whether an object was not created a moment ago; if so, notes that it is now. It comes into view a little later than it
+    /// is created, and until then every pass would create it again.
+    pub fn may_create(&self, owner_uid: &str, name: &str) -> bool {
+        let mut memory = self.memory();
+        memory.created.retain(|_, at| at.elapsed() < IN_VIEW_WITHIN);
+        let key = (owner_uid.to_owned(), name.to_owned());
+        match memory.created.contains_key(&key) {
+            true => false,
+            false => {
+                memory.created.insert(key, clock::instant());
+                true
+            }
+        }
+    }
+
+    /// Takes back what was noted of a creation that failed.
+    pub fn not_created(&self, owner_uid: &str, name: &str) {
+        self.memory().created.remove(&(owner_uid.to_owned(), name.to_owned()));
     }
 
     /// Replaces the shards of a root that may start; gives back the new ones.

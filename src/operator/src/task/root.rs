@@ -89,7 +89,7 @@ async fn run_tree(
                 write(ctx, task, &new).await?;
                 return Ok(Action::requeue(Duration::from_secs(15)));
             }
-            Conflict::Leaving => soon = Some(Duration::from_secs(1)),
+            Conflict::Passing => soon = Some(Duration::from_secs(1)),
         }
     }
     tree.start(&uid, admission.starts);
@@ -117,8 +117,8 @@ fn commit_state(task: &CollectTask) -> Commit {
 
 /// A name that is taken.
 enum Conflict {
-    /// By an object that is on its way out.
-    Leaving,
+    /// By an object that is on its way out, or that was created a moment ago: look again soon.
+    Passing,
     /// By something that is not ours (I21: never touched).
     Foreign(String),
 }
@@ -151,16 +151,24 @@ impl Tree<'_> {
 
     async fn put<K: Object>(&self, namespace: &str, object: K) -> Result<Option<Conflict>, Error> {
         let name = object.name_any();
+        let owner = controller_of(&object).map(|owner| owner.uid.clone()).unwrap_or_default();
+        if !self.ctx.may_create(&owner, &name) {
+            return Ok(Some(Conflict::Passing));
+        }
         let full = || format!("{namespace}/{name}");
         match self.ctx.writer.create(namespace, &object).await {
             Ok(_) => Ok(None),
             Err(error) if code(&error) == Some(409) => {
+                self.ctx.not_created(&owner, &name);
                 let found = self.ctx.writer.api::<K>(namespace).get_opt(&name).await;
                 let found = found.map_err(|error| Error::api("get", K::KIND, full(), error))?;
                 Ok(found.and_then(|found| self.conflict(&found, &object)))
             }
             // The namespace is going, or quota refuses: waiting is not an error, but it is told by the error's message.
-            Err(error) => Err(Error::api("create", K::KIND, full(), error)),
+            Err(error) => {
+                self.ctx.not_created(&owner, &name);
+                Err(Error::api("create", K::KIND, full(), error))
+            }
         }
     }
 
@@ -168,7 +176,7 @@ impl Tree<'_> {
     fn conflict<K: Object>(&self, found: &K, wanted: &K) -> Option<Conflict> {
         let owner = |object: &K| controller_of(object).map(|owner| owner.uid.clone());
         if found.meta().deletion_timestamp.is_some() {
-            return Some(Conflict::Leaving);
+            return Some(Conflict::Passing);
         }
         if owner(found) == owner(wanted) {
             return None;
@@ -176,7 +184,7 @@ impl Tree<'_> {
         let managed = found.labels().get(labels::MANAGED_BY).is_some_and(|by| by == labels::OPERATOR);
         let dead = managed && owner(found).is_some_and(|uid| !self.is_live(&uid));
         if dead {
-            return Some(Conflict::Leaving);
+            return Some(Conflict::Passing);
         }
         let (kind, name) = (K::KIND, found.name_any());
         Some(Conflict::Foreign(format!(
