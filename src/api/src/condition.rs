@@ -33,8 +33,6 @@ pub mod reason {
     pub const CANCELLED: &str = "Cancelled";
     /// Paused by desiredState.
     pub const PAUSED: &str = "Paused";
-    /// Started again after a pause.
-    pub const RESUMED: &str = "Resumed";
     /// A new run replaces the tree.
     pub const NEW_RUN: &str = "NewRun";
     /// The plan could not be made.
@@ -55,10 +53,6 @@ pub mod reason {
     pub const JOB_REFUSED: &str = "JobRefused";
     /// A pod waits for room or for its image.
     pub const POD_PENDING: &str = "PodPending";
-    /// Objects of an earlier run or owner are still being deleted.
-    pub const WAITING_FOR_DELETION: &str = "WaitingForDeletion";
-    /// Waits for a slot.
-    pub const WAITING: &str = "Waiting";
     /// Nothing could be compared: there is no total.
     pub const NO_TOTAL: &str = "NoTotal";
     /// The source's total does not fit what it gives.
