@@ -31,6 +31,10 @@ open_enum! {
         Disrupted,
         /// It ran longer than attemptDeadline.
         DeadlineExceeded,
+        /// It gave no sign of life, or made no progress, for stallTimeout.
+        Stalled,
+        /// Its pod did not start within pendingTimeout.
+        NotStarted,
         /// Its Job was there and is gone without a recorded outcome.
         Lost,
         /// It was authorised, and its Job was never seen.
@@ -85,6 +89,14 @@ pub struct Attempt {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub node: Option<String>,
+    /// IP address of the pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 45))]
+    pub ip: Option<String>,
+    /// Image that the worker ran, by digest where the node knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub image: Option<String>,
     /// When the worker's container started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Time>,
@@ -94,6 +106,9 @@ pub struct Attempt {
     /// Records that it collected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub records: Option<i64>,
+    /// Bytes of these records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<i64>,
     /// Largest resident memory of the worker, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_memory_bytes: Option<i64>,

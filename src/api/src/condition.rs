@@ -13,6 +13,9 @@ pub const RECONCILING: &str = "Reconciling";
 /// Stalled: nothing will go on without somebody's help (kstatus, abnormal-true).
 pub const STALLED: &str = "Stalled";
 
+/// HookFailed: afterSuccess or afterFailure did not succeed (abnormal-true).
+pub const HOOK_FAILED: &str = "HookFailed";
+
 /// Reasons that are shared by conditions and events.
 pub mod reason {
     /// The planner walks the levels.
@@ -29,6 +32,28 @@ pub mod reason {
     pub const COLLECTED: &str = "Collected";
     /// Over without success.
     pub const FAILED: &str = "Failed";
+    /// Done but for failed shards that are tolerated.
+    pub const PARTIALLY_SUCCEEDED: &str = "PartiallySucceeded";
+    /// The run took longer than spec.deadline.
+    pub const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";
+    /// A task of spec.dependsOn has not succeeded yet.
+    pub const WAITING_FOR_DEPENDENCY: &str = "WaitingForDependency";
+    /// Tasks of spec.dependsOn wait for each other.
+    pub const DEPENDENCY_CYCLE: &str = "DependencyCycle";
+    /// A hook did not succeed.
+    pub const HOOK_FAILED: &str = "HookFailed";
+    /// A hook is carried out.
+    pub const HOOK: &str = "Hook";
+    /// A retry took up what had failed.
+    pub const REDRIVEN: &str = "Redriven";
+    /// Shards take much longer than their siblings took.
+    pub const STRAGGLERS: &str = "Stragglers";
+    /// A worker gave no sign of life for stallTimeout.
+    pub const HEARTBEAT_LOST: &str = "HeartbeatLost";
+    /// A worker made no progress for stallTimeout.
+    pub const NO_PROGRESS: &str = "NoProgress";
+    /// The time to live is over.
+    pub const EXPIRED: &str = "Expired";
     /// Cancelled by desiredState.
     pub const CANCELLED: &str = "Cancelled";
     /// Paused by desiredState.

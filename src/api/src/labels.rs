@@ -16,8 +16,10 @@ pub const RUN: &str = "collect.dev/run";
 pub const ATTEMPT: &str = "collect.dev/attempt";
 /// Uid of the object whose ledger holds the attempt of a Job.
 pub const LEDGER_UID: &str = "collect.dev/ledger-uid";
-/// What a Job does: `collect`, `plan` or `commit`.
+/// What a Job does: `collect`, `plan`, `commit`, or the name of a hook.
 pub const WORK: &str = "collect.dev/work";
+/// Annotation of a CollectTask or CollectShard: a new value has what failed or was cancelled there and below tried again.
+pub const RETRY: &str = "collect.dev/retry";
 /// Standard label that marks what the operator made.
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Value of [`MANAGED_BY`].

@@ -8,6 +8,8 @@ pub mod condition;
 pub mod crd;
 pub mod decompose;
 pub mod duration;
+pub mod fold;
+pub mod hooks;
 pub mod labels;
 mod open_enum;
 pub mod plan;

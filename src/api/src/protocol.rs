@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     decompose::Decompose,
+    hooks::HttpHook,
     open_enum::open_enum,
     plan::{Item, PathStep},
     record::Record,
@@ -97,6 +98,8 @@ pub enum Work {
     Plan(PlanWork),
     /// Write the run's file list and make it the valid run.
     Commit(CommitWork),
+    /// Send the request of a hook.
+    Hook(HookWork),
 }
 
 /// Collect a slice.
@@ -143,6 +146,38 @@ pub struct CommitWork {
     pub records: i64,
     /// Runs whose data is kept, this one included.
     pub keep_runs: i32,
+}
+
+/// Send the request of a hook.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HookWork {
+    /// The request.
+    pub http: HttpHook,
+    /// What happened.
+    pub event: HookEvent,
+}
+
+/// What a hook is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HookEvent {
+    /// `beforeStart`, `afterSuccess` or `afterFailure`.
+    pub hook: String,
+    /// Namespace of the task.
+    pub namespace: String,
+    /// Name of the task.
+    pub task: String,
+    /// Run.
+    pub run: i64,
+    /// Phase of the task; `Pending` before the start.
+    pub phase: String,
+    /// Records collected.
+    pub records: i64,
+    /// Name of the run's report; empty where there is none.
+    pub report: String,
+    /// The task's message.
+    pub message: String,
 }
 
 /// Which slice, of which run of which task. Everything that a sink keeps apart, it keeps apart by this.
@@ -378,6 +413,8 @@ pub enum WorkResult {
     Plan(PlanResult),
     /// The run was made the valid one.
     Commit(CommitResult),
+    /// The hook's request was answered.
+    Hook(HookResult),
 }
 
 /// A slice was committed.
@@ -444,6 +481,13 @@ pub struct CommitResult {
     pub list: String,
 }
 
+/// The hook's request was answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookResult {
+    /// Status code of the answer.
+    pub code: u16,
+}
+
 /// Why work did not succeed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -470,6 +514,9 @@ pub struct Usage {
     /// Records of this attempt.
     #[serde(default)]
     pub records: i64,
+    /// Bytes of these records.
+    #[serde(default)]
+    pub bytes: i64,
     /// Requests of this attempt.
     #[serde(default)]
     pub requests: i64,

@@ -123,6 +123,16 @@ pub struct CollectShardStatus {
     /// The same for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<ShardSummary>,
+    /// The retry tokens (annotation collect.dev/retry, of the shard and of the tasks above it) that held when it failed or was cancelled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub retried: Option<String>,
+    /// How often a retry took it up again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redrives: Option<i32>,
+    /// Attempts up to this one were forgiven by a retry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forgiven: Option<i32>,
     /// Complete or Failed, as of a Job.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
@@ -130,7 +140,7 @@ pub struct CollectShardStatus {
 }
 
 /// What older attempts, no longer listed, used up.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FoldedAttempts {
     /// Number of the last one.
@@ -139,6 +149,16 @@ pub struct FoldedAttempts {
     pub failures: i32,
     /// How many were disruptions.
     pub disruptions: i32,
+    /// How many counted against an override of spec.retry, by its position.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub overridden: Vec<i32>,
+    /// Records that they collected.
+    #[serde(default)]
+    pub records: i64,
+    /// CPU time of their workers, in seconds.
+    #[serde(default)]
+    pub cpu_seconds: f64,
 }
 
 /// What a worker last said.

@@ -80,13 +80,13 @@ pub enum Compression {
 impl ObjectStoreSink {
     /// Secrets and keys that a worker needs, each with the field that asks for it.
     /// `session_token` is optional.
-    pub fn secret_keys(&self) -> Vec<(String, String, &'static str)> {
+    pub fn secret_keys(&self) -> Vec<(String, String, String)> {
         self.secret_ref
             .iter()
             .flat_map(|secret| {
                 ["access_key_id", "secret_access_key", "session_token"]
                     .into_iter()
-                    .map(|key| (secret.name.clone(), key.to_owned(), "spec.sink.objectStore.secretRef.name"))
+                    .map(|key| (secret.name.clone(), key.to_owned(), "spec.sink.objectStore.secretRef.name".to_owned()))
             })
             .collect()
     }

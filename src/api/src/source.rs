@@ -295,22 +295,23 @@ pub struct Backoff {
 
 impl HttpSource {
     /// Secrets and keys that a worker needs, each with the field that asks for it.
-    pub fn secret_keys(&self) -> Vec<(String, String, &'static str)> {
-        match &self.auth {
-            None => Vec::new(),
-            Some(Auth::Bearer(a)) => vec![(
-                a.secret_ref.name.clone(),
-                a.secret_ref.key.clone(),
-                "spec.source.http.auth.bearer.secretRef.key",
-            )],
-            Some(Auth::ApiKey(a)) => vec![(
-                a.secret_ref.name.clone(),
-                a.secret_ref.key.clone(),
-                "spec.source.http.auth.apiKey.secretRef.key",
-            )],
-            Some(Auth::Basic(a)) => ["username", "password"]
+    pub fn secret_keys(&self) -> Vec<(String, String, String)> {
+        self.auth.iter().flat_map(|auth| auth.secret_keys("spec.source.http.auth")).collect()
+    }
+}
+
+impl Auth {
+    /// Secrets and keys that a worker needs, each with the field that asks for it; `field` is where the credentials stand.
+    pub fn secret_keys(&self, field: &str) -> Vec<(String, String, String)> {
+        let one = |secret: &SecretKeyRef, kind: &str| {
+            vec![(secret.name.clone(), secret.key.clone(), format!("{field}.{kind}.secretRef.key"))]
+        };
+        match self {
+            Auth::Bearer(a) => one(&a.secret_ref, "bearer"),
+            Auth::ApiKey(a) => one(&a.secret_ref, "apiKey"),
+            Auth::Basic(a) => ["username", "password"]
                 .into_iter()
-                .map(|key| (a.secret_ref.name.clone(), key.to_owned(), "spec.source.http.auth.basic.secretRef.name"))
+                .map(|key| (a.secret_ref.name.clone(), key.to_owned(), format!("{field}.basic.secretRef.name")))
                 .collect(),
         }
     }

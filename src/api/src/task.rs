@@ -9,6 +9,8 @@ use crate::{
     Duration,
     attempt::{Attempt, Outcome},
     decompose::Decompose,
+    fold::Folded,
+    hooks::{Hooks, HooksStatus},
     open_enum::open_enum,
     plan::PathStep,
     protocol::{CommitResult, IndependentTotal, PlanResult},
@@ -52,7 +54,8 @@ use crate::{
     validation = Rule::new("has(self.spec.partOf) || size(self.metadata.name) <= 40").message("the name of a root CollectTask has at most 40 characters, to leave room for the names of its children"),
     validation = Rule::new("has(self.spec.partOf) == has(oldSelf.spec.partOf) && (!has(self.spec.partOf) || self.spec.partOf == oldSelf.spec.partOf)").message("spec.partOf is written by the operator when it creates a child and never changes"),
     validation = Rule::new("has(self.spec.partOf) || (has(self.spec.source) && has(self.spec.sink) && has(self.spec.record))").message("a CollectTask needs spec.source, spec.sink and spec.record"),
-    validation = Rule::new("!has(self.spec.partOf) || !(has(self.spec.source) || has(self.spec.sink) || has(self.spec.record) || has(self.spec.decompose) || has(self.spec.retry) || has(self.spec.attemptDeadline) || has(self.spec.validation) || has(self.spec.worker) || has(self.spec.run) || has(self.spec.runs))").message("a child CollectTask may set only spec.desiredState and spec.parallelism; everything else comes from its root: change it there"),
+    validation = Rule::new("!has(self.spec.partOf) || !(has(self.spec.source) || has(self.spec.sink) || has(self.spec.record) || has(self.spec.decompose) || has(self.spec.retry) || has(self.spec.attemptDeadline) || has(self.spec.dependsOn) || has(self.spec.deadline) || has(self.spec.stallTimeout) || has(self.spec.pendingTimeout) || has(self.spec.completion) || has(self.spec.hooks) || has(self.spec.ttl) || has(self.spec.history) || has(self.spec.validation) || has(self.spec.worker) || has(self.spec.run) || has(self.spec.runs))").message("a child CollectTask may set only spec.desiredState and spec.parallelism; everything else comes from its root: change it there"),
+    validation = Rule::new("!has(self.spec.dependsOn) || self.spec.dependsOn.all(d, d.name != self.metadata.name)").message("a CollectTask can't depend on itself: remove its own name from spec.dependsOn"),
     validation = Rule::new("(has(self.spec.run) ? self.spec.run : 1) >= (has(oldSelf.spec.run) ? oldSelf.spec.run : 1)").message("spec.run never falls; raise it to collect anew"),
     validation = Rule::new("(has(self.spec.run) ? self.spec.run : 1) > (has(oldSelf.spec.run) ? oldSelf.spec.run : 1) || (has(self.spec.source) == has(oldSelf.spec.source) && (!has(self.spec.source) || self.spec.source == oldSelf.spec.source) && has(self.spec.sink) == has(oldSelf.spec.sink) && (!has(self.spec.sink) || self.spec.sink == oldSelf.spec.sink) && has(self.spec.record) == has(oldSelf.spec.record) && (!has(self.spec.record) || self.spec.record == oldSelf.spec.record) && has(self.spec.decompose) == has(oldSelf.spec.decompose) && (!has(self.spec.decompose) || self.spec.decompose == oldSelf.spec.decompose))").message("source, sink, record and decompose change only together with a higher spec.run, which collects anew"),
     validation = Rule::new("!has(self.spec.sink) || !has(self.spec.sink.objectStore) || !self.spec.sink.objectStore.url.startsWith('file://') || has(self.spec.sink.objectStore.volume)").message("a file:// sink needs spec.sink.objectStore.volume: name the PersistentVolumeClaim to write to"),
@@ -95,9 +98,37 @@ pub struct CollectTaskSpec {
     /// How often and when failed work is tried again. May change at any time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
-    /// Time that one attempt may take before it is stopped and tried again. Default: 6h.
+    /// Tasks of the same namespace that must have succeeded before this one starts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    pub depends_on: Vec<Dependency>,
+    /// Time that a run may take, pauses not counted, before it is stopped and fails. Default: no limit. May change at any time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Duration>,
+    /// Time that one attempt may take before it is stopped and tried again. Default: 6h. May change at any time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt_deadline: Option<Duration>,
+    /// Time without a sign of life or without progress after which a worker is replaced. Default: 5m. May change at any time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stall_timeout: Option<Duration>,
+    /// Time that an attempt may wait for its pod to start before it counts as failed. Default: 15m where image or configuration
+    /// are at fault; no limit while there is no room or quota. If set, it holds for both. May change at any time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending_timeout: Option<Duration>,
+    /// What counts as success. Default: every shard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion: Option<Completion>,
+    /// What else happens when a run starts, succeeds or fails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<Hooks>,
+    /// When a finished task is deleted, by how it ended. Its data at the sink stays. Default: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Ttl>,
+    /// How many finished children of each task stay as objects; what older ones came to is kept in their parent's status.
+    /// Children that failed or were cancelled are counted apart. Default: 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub history: Option<i32>,
     /// How the collection is compared with the source. Default: counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<Validation>,
@@ -143,6 +174,78 @@ pub struct Retry {
     /// Wait before the next attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backoff: Option<Backoff>,
+    /// Other budgets for some ways to fail. The first that fits holds; failures under it do not count against maxAttempts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub overrides: Vec<RetryOverride>,
+}
+
+/// A budget of its own for some ways to fail.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RetryOverride {
+    /// Outcomes (such as OutOfMemory, Crashed, Permanent) or reasons (such as SourceUnavailable) of an attempt.
+    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 63)))]
+    pub on: Vec<String>,
+    /// Attempts that may fail like this, the first included. Default: that of spec.retry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_attempts: Option<i32>,
+    /// Wait before the next attempt. Default: that of spec.retry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backoff: Option<Backoff>,
+}
+
+/// A task that must have succeeded first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Dependency {
+    /// Name of a CollectTask of the same namespace.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Whether Collected (complete, but not compared) is enough. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_unverified: Option<bool>,
+}
+
+/// What counts as success.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Completion {
+    /// Failed shards that are borne; with some of them the task ends as PartiallySucceeded. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerate: Option<Tolerate>,
+    /// Whether the rest is stopped as soon as more shards failed than are borne. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fail_fast: Option<bool>,
+}
+
+/// Failed shards that are borne. Exactly one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Tolerate {
+    /// So many shards of a task.
+    Shards(#[schemars(range(min = 0, max = 1_000_000))] i32),
+    /// So many of a hundred shards of a task.
+    Percent(#[schemars(range(min = 0, max = 100))] i32),
+}
+
+/// When a finished task is deleted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Ttl {
+    /// After it Succeeded or PartiallySucceeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub succeeded: Option<Duration>,
+    /// After it ended as Collected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collected: Option<Duration>,
+    /// After it Failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<Duration>,
+    /// After it was Cancelled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancelled: Option<Duration>,
 }
 
 /// How the collection is compared with the source.
@@ -199,6 +302,8 @@ open_enum! {
         Validating,
         /// Collected, compared, equal.
         Succeeded,
+        /// As Succeeded, but for failed shards that spec.completion tolerates.
+        PartiallySucceeded,
         /// Collected; it could not be compared.
         Collected,
         /// Over without success.
@@ -209,9 +314,14 @@ open_enum! {
 }
 
 impl Phase {
-    /// Whether only a new run leaves it.
+    /// Whether only a retry or a new run leaves it.
     pub fn is_terminal(&self) -> bool {
-        matches!(self, Self::Succeeded | Self::Collected | Self::Failed | Self::Cancelled)
+        matches!(self, Self::Succeeded | Self::PartiallySucceeded | Self::Collected | Self::Failed | Self::Cancelled)
+    }
+
+    /// Whether there may be something to retry.
+    pub fn is_retriable(&self) -> bool {
+        matches!(self, Self::PartiallySucceeded | Self::Failed | Self::Cancelled)
     }
 }
 
@@ -284,6 +394,44 @@ pub struct CollectTaskStatus {
     /// The newest report about this task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<ReportRef>,
+    /// The retry tokens (annotation collect.dev/retry, of the task and of the tasks above it) that were last taken up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub retried: Option<String>,
+    /// How often a retry took up work again, here or below, in this run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redrives: Option<i32>,
+    /// Finished children that are no longer kept as objects.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folded: Option<Folded>,
+    /// Running shards that take much longer than their siblings took, the slowest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 5))]
+    pub stragglers: Vec<Straggler>,
+    /// How long the run has been worked on, in seconds, pauses not counted; only where spec.deadline asks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elapsed_seconds: Option<i64>,
+    /// What became of the hooks; only at the root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<HooksStatus>,
+}
+
+/// A running shard that takes much longer than its siblings took.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Straggler {
+    /// Name of the shard.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// Node of its worker, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub node: Option<String>,
+    /// Half of its finished siblings took at most so many seconds.
+    pub median_seconds: i64,
+    /// Why, as far as it can be told.
+    #[schemars(length(max = 256))]
+    pub reason: String,
 }
 
 /// The plan of a run.
@@ -300,6 +448,9 @@ pub struct PlanStatus {
     /// What the plan holds; absent until it is sealed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<PlanResult>,
+    /// Attempts up to this one were forgiven by a retry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forgiven: Option<i32>,
 }
 
 /// The commit of a run.
@@ -313,6 +464,9 @@ pub struct CommitStatus {
     /// What was committed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<CommitResult>,
+    /// Attempts up to this one were forgiven by a retry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forgiven: Option<i32>,
 }
 
 /// Direct child tasks by phase.
@@ -327,6 +481,9 @@ pub struct ChildCounts {
     pub active: i32,
     /// Succeeded.
     pub succeeded: i32,
+    /// PartiallySucceeded.
+    #[serde(default)]
+    pub partially_succeeded: i32,
     /// Collected.
     pub collected: i32,
     /// Failed.
@@ -416,6 +573,9 @@ pub struct Failure {
     /// How its last attempt ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
+    /// Attempts that it had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<i32>,
     /// Short word for the cause.
     #[schemars(length(max = 63))]
     pub reason: String,

@@ -76,7 +76,7 @@ impl Credentials {
     pub(crate) fn read(source: &HttpSource, secrets: &Secrets) -> Result<Self, SecretError> {
         let mut values = Vec::new();
         for (name, key, field) in source.secret_keys() {
-            values.push((secrets.read(&name, &key, field)?, name, key));
+            values.push((secrets.read(&name, &key, &field)?, name, key));
         }
         let header = |name: HeaderName, text: String| match HeaderValue::from_str(&text) {
             Ok(mut value) => {
