@@ -136,6 +136,9 @@ pub struct Counts {
     /// Records that the source says it holds; absent when it does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<i64>,
+    /// Records that the source says the committed slices hold; only where other shards failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_of_committed: Option<i64>,
     /// Records that an independent total says the source holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub independent: Option<i64>,
@@ -176,7 +179,7 @@ pub struct Region {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Round {
-    /// Number of the round; 0 is the comparison after the collection.
+    /// Number of the round: how often a retry had taken up work again; 0 is the comparison after the collection.
     pub round: i32,
     /// What it came to.
     pub verdict: Verdict,

@@ -401,6 +401,9 @@ pub struct CollectTaskStatus {
     /// How often a retry took up work again, here or below, in this run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redrives: Option<i32>,
+    /// How many of these were below.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redrives_below: Option<i32>,
     /// Finished children that are no longer kept as objects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folded: Option<Folded>,

@@ -10,7 +10,7 @@ use std::{
 
 use collect_api::{DesiredState, Phase};
 
-use crate::tree::PlanTree;
+use crate::{fold::FoldedIndexes, tree::PlanTree};
 
 /// A CollectTask as it stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,6 +54,8 @@ pub struct TreeSeen {
     pub tasks: BTreeMap<String, TaskSeen>,
     /// Shards by name of their task and index; only those whose owner is that task.
     pub shards: BTreeMap<String, BTreeMap<i32, ShardSeen>>,
+    /// What is folded, by name of the task; it is never created again.
+    pub folded: BTreeMap<String, FoldedIndexes>,
 }
 
 /// What to do.
@@ -142,11 +144,13 @@ impl Pass<'_> {
             _ => slots,
         };
         let mut used = 0;
-        let none = BTreeMap::new();
+        let (none, nothing) = (BTreeMap::new(), FoldedIndexes::default());
         let shards = self.seen.shards.get(&node.name).unwrap_or(&none);
+        let folded = self.seen.folded.get(&node.name).unwrap_or(&nothing);
         for shard_index in 0..node.shards.len() {
             let Ok(shard_index) = i32::try_from(shard_index) else { break };
             match shards.get(&shard_index) {
+                None if folded.shards.contains(shard_index) => {}
                 None if desired == DesiredState::Running
                     && self.unfinished < self.window
                     && self.out.shards.len() < BATCH =>
@@ -168,8 +172,10 @@ impl Pass<'_> {
                 _ => {}
             }
         }
-        for child in &node.children {
-            used += self.node(*child, desired, own - used);
+        for (position, child) in node.children.iter().enumerate() {
+            if !i32::try_from(position).is_ok_and(|position| folded.tasks.contains(position)) {
+                used += self.node(*child, desired, own - used);
+            }
         }
         used
     }
@@ -253,6 +259,19 @@ mod tests {
         let mut seen = TreeSeen::default();
         seen.tasks.insert("root".into(), seen_task());
         assert_eq!(admit(&tree(&lines), &seen, 4).tasks.len(), 6);
+    }
+
+    #[test]
+    fn what_is_folded_is_never_created_again() {
+        let tree = two_leaves(3);
+        let mut seen = TreeSeen::default();
+        seen.tasks.insert("root".into(), seen_task());
+        seen.tasks.insert("root-b".into(), seen_task());
+        let indexes = |text| crate::ranges::IndexSet::parse(text).unwrap();
+        seen.folded.insert("root".into(), FoldedIndexes { tasks: indexes("0"), ..Default::default() });
+        seen.folded.insert("root-b".into(), FoldedIndexes { shards: indexes("0-1"), ..Default::default() });
+        let admission = admit(&tree, &seen, 4);
+        assert_eq!((admission.tasks, admission.shards), (vec![], vec![(2, 2)]));
     }
 
     #[test]

@@ -4,8 +4,8 @@ use collect_api::{
     CollectTaskSpec,
     plan::{Item, PathStep},
     protocol::{
-        Assignment, Checkpoint, CollectWork, CommitWork, Endpoint, Identity, MAX_ASSIGNMENT_BYTES, PlanWork, RateShare,
-        Work,
+        Assignment, Checkpoint, CollectWork, CommitWork, Endpoint, HookWork, Identity, MAX_ASSIGNMENT_BYTES, PlanWork,
+        RateShare, Work,
     },
     source::{Limits, Source},
 };
@@ -97,6 +97,11 @@ pub fn plan(run: &RunRef<'_>, attempt: i32, share: Share) -> Result<Assignment, 
 /// The assignment of a commit.
 pub fn commit(run: &RunRef<'_>, work: CommitWork, attempt: i32, share: Share) -> Result<Assignment, AssignmentError> {
     build(run, &[], 0, Work::Commit(work), attempt, share)
+}
+
+/// The assignment of a hook's request.
+pub fn hook(run: &RunRef<'_>, work: HookWork, attempt: i32, share: Share) -> Result<Assignment, AssignmentError> {
+    build(run, &[], 0, Work::Hook(work), attempt, share)
 }
 
 fn build(

@@ -22,7 +22,12 @@ pub enum RetryClass {
 pub fn retry_class(outcome: &Outcome) -> RetryClass {
     match outcome {
         Outcome::Succeeded | Outcome::AlreadyCommitted => RetryClass::Done,
-        Outcome::Retryable | Outcome::Crashed | Outcome::OutOfMemory | Outcome::DeadlineExceeded => RetryClass::Failure,
+        Outcome::Retryable
+        | Outcome::Crashed
+        | Outcome::OutOfMemory
+        | Outcome::DeadlineExceeded
+        | Outcome::Stalled
+        | Outcome::NotStarted => RetryClass::Failure,
         Outcome::Disrupted | Outcome::Lost => RetryClass::Disruption,
         Outcome::SourceLimited | Outcome::Fenced | Outcome::Checkpointed | Outcome::Abandoned | Outcome::Stopped => {
             RetryClass::Free
@@ -95,6 +100,8 @@ mod tests {
                 "OutOfMemory Failure",
                 "Disrupted Disruption",
                 "DeadlineExceeded Failure",
+                "Stalled Failure",
+                "NotStarted Failure",
                 "Lost Disruption",
                 "Abandoned Free",
                 "Stopped Free",

@@ -1,12 +1,14 @@
 //! The Job of an attempt. What a user may say about the pod is an allow-list, and what keeps the pod harmless is set last.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use collect_api::{
-    CollectTaskSpec, labels,
-    protocol::{ASSIGNMENT_ENV, POD_UID_ENV, SECRETS_DIR, TOKEN_AUDIENCE, VOLUME_DIR},
+    CollectTaskSpec,
+    hooks::JobHook,
+    labels,
+    protocol::{ASSIGNMENT_ENV, HookEvent, POD_UID_ENV, SECRETS_DIR, TOKEN_AUDIENCE, VOLUME_DIR},
     sink::Sink,
-    source::Source,
+    source::{Auth, Source},
     worker::{ResourceAmounts, Worker},
 };
 use k8s_openapi::{
@@ -16,10 +18,10 @@ use k8s_openapi::{
             PodFailurePolicyOnPodConditionsPattern, PodFailurePolicyRule,
         },
         core::v1::{
-            Capabilities, Container, EnvVar, EnvVarSource, KeyToPath, ObjectFieldSelector,
+            Capabilities, Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, KeyToPath, ObjectFieldSelector,
             PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, ProjectedVolumeSource,
-            ResourceRequirements, SeccompProfile, SecretProjection, SecurityContext, ServiceAccountTokenProjection,
-            Toleration, Volume, VolumeMount, VolumeProjection,
+            ResourceRequirements, SeccompProfile, SecretProjection, SecretVolumeSource, SecurityContext,
+            ServiceAccountTokenProjection, Toleration, Volume, VolumeMount, VolumeProjection,
         },
     },
     apimachinery::pkg::{
@@ -28,7 +30,7 @@ use k8s_openapi::{
     },
 };
 
-use crate::{exit::RULE_EXIT_CODES, resolve};
+use crate::exit::RULE_EXIT_CODES;
 
 /// Name of the worker's container.
 pub const CONTAINER: &str = "worker";
@@ -57,7 +59,7 @@ pub struct JobFor<'a> {
     pub namespace: &'a str,
     /// Owner: the shard, or the root for planner and commit.
     pub owner: OwnerReference,
-    /// `collect`, `plan` or `commit`.
+    /// `collect`, `plan`, `commit` or the word of a hook.
     pub work: &'static str,
     /// Name of the root task.
     pub root: &'a str,
@@ -69,15 +71,28 @@ pub struct JobFor<'a> {
     pub run: i64,
     /// Attempt.
     pub attempt: i32,
-    /// Value of the assignment's environment variable.
-    pub assignment: String,
+    /// What the pod runs.
+    pub runs: Runs<'a>,
+    /// Time that the operator gives the attempt.
+    pub deadline: Duration,
+}
+
+/// What a pod runs.
+#[derive(Clone, Debug)]
+pub enum Runs<'a> {
+    /// A worker with its assignment, as the value of its environment variable. A hook's request brings its own credentials.
+    Worker(String, Option<&'a Auth>),
+    /// A container of the user's own that is told what happened.
+    Own(&'a JobHook, &'a HookEvent),
 }
 
 /// Builds the Job.
 pub fn build(job: &JobFor<'_>, spec: &CollectTaskSpec, defaults: &WorkerDefaults) -> Job {
     let labels = labels_of(job);
     let worker = spec.worker.clone().unwrap_or_default();
-    let deadline = spec.attempt_deadline.map_or(resolve::ATTEMPT_DEADLINE, collect_api::Duration::get);
+    // The operator keeps the deadline by its own clock and may be told another one while the attempt runs; this one is
+    // for when there is no operator.
+    let backstop = (job.deadline * 2).max(job.deadline + Duration::from_secs(600));
     Job {
         metadata: ObjectMeta {
             name: Some(job.name.clone()),
@@ -91,7 +106,7 @@ pub fn build(job: &JobFor<'_>, spec: &CollectTaskSpec, defaults: &WorkerDefaults
             completions: Some(1),
             backoff_limit: Some(0),
             pod_replacement_policy: Some("Failed".into()),
-            active_deadline_seconds: Some(i64::try_from(deadline.as_secs()).unwrap_or(i64::MAX).max(1)),
+            active_deadline_seconds: Some(i64::try_from(backstop.as_secs()).unwrap_or(i64::MAX).max(1)),
             ttl_seconds_after_finished: Some(TTL_SECONDS),
             pod_failure_policy: Some(failure_policy()),
             template: PodTemplateSpec {
@@ -144,7 +159,17 @@ fn failure_policy() -> PodFailurePolicy {
 }
 
 fn pod(job: &JobFor<'_>, spec: &CollectTaskSpec, worker: Worker, defaults: &WorkerDefaults) -> PodSpec {
-    let (volumes, mounts) = volumes(spec);
+    let (volumes, mounts) = volumes(job, spec);
+    let (image, command, args, env) = match &job.runs {
+        Runs::Worker(assignment, _) => {
+            let image = worker.image.unwrap_or_else(|| defaults.image.clone());
+            (image, None, None, worker_env(assignment))
+        }
+        Runs::Own(own, event) => {
+            let some = |list: &[String]| Some(list.to_vec()).filter(|list| !list.is_empty());
+            (own.image.clone(), some(&own.command), some(&own.args), own_env(own, event))
+        }
+    };
     PodSpec {
         restart_policy: Some("Never".into()),
         automount_service_account_token: Some(false),
@@ -169,25 +194,11 @@ fn pod(job: &JobFor<'_>, spec: &CollectTaskSpec, worker: Worker, defaults: &Work
         .filter(|tolerations| !tolerations.is_empty()),
         containers: vec![Container {
             name: CONTAINER.into(),
-            image: Some(worker.image.unwrap_or_else(|| defaults.image.clone())),
+            image: Some(image),
+            command,
+            args,
             image_pull_policy: Some(defaults.pull_policy.clone()),
-            env: Some(vec![
-                EnvVar { name: ASSIGNMENT_ENV.into(), value: Some(job.assignment.clone()), ..EnvVar::default() },
-                EnvVar {
-                    name: POD_UID_ENV.into(),
-                    value_from: Some(EnvVarSource {
-                        field_ref: Some(ObjectFieldSelector {
-                            field_path: "metadata.uid".into(),
-                            ..ObjectFieldSelector::default()
-                        }),
-                        ..EnvVarSource::default()
-                    }),
-                    ..EnvVar::default()
-                },
-                // Workers find what is mounted through these, so that a node without mount namespaces can serve them too.
-                EnvVar { name: "COLLECT_SECRETS_DIR".into(), value: Some(SECRETS_DIR.into()), ..EnvVar::default() },
-                EnvVar { name: "COLLECT_VOLUME_DIR".into(), value: Some(VOLUME_DIR.into()), ..EnvVar::default() },
-            ]),
+            env: Some(env),
             resources: Some(resources(worker.resources.as_ref())),
             volume_mounts: Some(mounts),
             termination_message_policy: Some("File".into()),
@@ -213,6 +224,43 @@ fn pod(job: &JobFor<'_>, spec: &CollectTaskSpec, worker: Worker, defaults: &Work
     }
 }
 
+fn env(name: &str, value: &str) -> EnvVar {
+    EnvVar { name: name.into(), value: Some(value.into()), ..EnvVar::default() }
+}
+
+fn worker_env(assignment: &str) -> Vec<EnvVar> {
+    let uid = ObjectFieldSelector { field_path: "metadata.uid".into(), ..ObjectFieldSelector::default() };
+    vec![
+        env(ASSIGNMENT_ENV, assignment),
+        EnvVar {
+            name: POD_UID_ENV.into(),
+            value_from: Some(EnvVarSource { field_ref: Some(uid), ..EnvVarSource::default() }),
+            ..EnvVar::default()
+        },
+        // Workers find what is mounted through these, so that a node without mount namespaces can serve them too.
+        env("COLLECT_SECRETS_DIR", SECRETS_DIR),
+        env("COLLECT_VOLUME_DIR", VOLUME_DIR),
+    ]
+}
+
+/// What the user says, and over it what happened: COLLECT_EVENT is the same as JSON.
+fn own_env(own: &JobHook, event: &HookEvent) -> Vec<EnvVar> {
+    let mut all = own.env.clone();
+    let json = serde_json::to_string(event).unwrap_or_default();
+    let run = event.run.to_string();
+    for (name, value) in [
+        ("COLLECT_HOOK", &event.hook),
+        ("COLLECT_NAMESPACE", &event.namespace),
+        ("COLLECT_TASK", &event.task),
+        ("COLLECT_RUN", &run),
+        ("COLLECT_PHASE", &event.phase),
+        ("COLLECT_EVENT", &json),
+    ] {
+        all.insert(name.to_owned(), value.clone());
+    }
+    all.iter().map(|(name, value)| env(name, value)).collect()
+}
+
 fn resources(wanted: Option<&collect_api::worker::Resources>) -> ResourceRequirements {
     let amounts = |amounts: Option<&ResourceAmounts>, cpu: Option<&str>, memory: &str| {
         let cpu = amounts.and_then(|amounts| amounts.cpu.as_deref()).or(cpu);
@@ -230,8 +278,36 @@ fn resources(wanted: Option<&collect_api::worker::Resources>) -> ResourceRequire
     }
 }
 
+/// What the pod may read and write, and nothing else.
+fn volumes(job: &JobFor<'_>, spec: &CollectTaskSpec) -> (Vec<Volume>, Vec<VolumeMount>) {
+    match &job.runs {
+        Runs::Worker(_, Some(auth)) => worker_volumes(auth.secret_keys("auth"), None),
+        Runs::Worker(_, None) if job.work == "collect" || job.work == "plan" || job.work == "commit" => {
+            let http = spec.source.iter().flat_map(|Source::Http(http)| http.secret_keys());
+            let store = spec.sink.iter().flat_map(|Sink::ObjectStore(store)| store.secret_keys());
+            let claim = spec.sink.as_ref().and_then(|Sink::ObjectStore(store)| store.volume.as_ref());
+            worker_volumes(http.chain(store).collect(), claim.map(|volume| volume.claim_name.clone()))
+        }
+        Runs::Worker(_, None) => worker_volumes(Vec::new(), None),
+        Runs::Own(own, _) => own_volumes(own),
+    }
+}
+
+/// A writable /tmp, and the Secret that is asked for, whole.
+fn own_volumes(own: &JobHook) -> (Vec<Volume>, Vec<VolumeMount>) {
+    let empty = EmptyDirVolumeSource::default();
+    let mut volumes = vec![Volume { name: "tmp".into(), empty_dir: Some(empty), ..Volume::default() }];
+    let mut mounts = vec![mount("tmp", "/tmp", false)];
+    if let Some(secret) = &own.secret_ref {
+        mounts.push(mount("secret", &format!("{SECRETS_DIR}/{}", secret.name), true));
+        let source = SecretVolumeSource { secret_name: Some(secret.name.clone()), ..SecretVolumeSource::default() };
+        volumes.push(Volume { name: "secret".into(), secret: Some(source), ..Volume::default() });
+    }
+    (volumes, mounts)
+}
+
 /// The token, exactly the keys that are needed of each secret, and the sink's claim.
-fn volumes(spec: &CollectTaskSpec) -> (Vec<Volume>, Vec<VolumeMount>) {
+fn worker_volumes(keys: Vec<(String, String, String)>, claim: Option<String>) -> (Vec<Volume>, Vec<VolumeMount>) {
     let mut volumes = vec![Volume {
         name: "token".into(),
         projected: Some(ProjectedVolumeSource {
@@ -250,9 +326,7 @@ fn volumes(spec: &CollectTaskSpec) -> (Vec<Volume>, Vec<VolumeMount>) {
     }];
     let mut mounts = vec![mount("token", "/var/run/collect/token", true)];
     let mut secrets: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let http = spec.source.iter().flat_map(|Source::Http(http)| http.secret_keys());
-    let store = spec.sink.iter().flat_map(|Sink::ObjectStore(store)| store.secret_keys());
-    for (secret, key, _) in http.chain(store) {
+    for (secret, key, _) in keys {
         let keys = secrets.entry(secret).or_default();
         if !keys.contains(&key) {
             keys.push(key);
@@ -282,18 +356,10 @@ fn volumes(spec: &CollectTaskSpec) -> (Vec<Volume>, Vec<VolumeMount>) {
             ..Volume::default()
         });
     }
-    if let Some(Sink::ObjectStore(store)) = &spec.sink
-        && let Some(volume) = &store.volume
-    {
+    if let Some(claim_name) = claim {
         mounts.push(mount("sink", VOLUME_DIR, false));
-        volumes.push(Volume {
-            name: "sink".into(),
-            persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
-                claim_name: volume.claim_name.clone(),
-                read_only: None,
-            }),
-            ..Volume::default()
-        });
+        let claim = PersistentVolumeClaimVolumeSource { claim_name, read_only: None };
+        volumes.push(Volume { name: "sink".into(), persistent_volume_claim: Some(claim), ..Volume::default() });
     }
     (volumes, mounts)
 }
@@ -306,15 +372,18 @@ fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
 mod tests {
     use super::*;
 
-    fn example() -> Job {
-        let spec: CollectTaskSpec = serde_json::from_value(serde_json::json!({
+    fn spec() -> CollectTaskSpec {
+        serde_json::from_value(serde_json::json!({
             "source": {"http": {"url": "https://x.example", "auth": {"bearer": {"secretRef": {"name": "api", "key": "token"}}}}},
             "sink": {"objectStore": {"url": "s3://lake/x", "secretRef": {"name": "lake"}}},
             "record": {"key": ["id"]},
             "worker": {"resources": {"limits": {"memory": "512Mi"}}, "tolerations": [{"key": "spot", "operator": "Exists"}]},
         }))
-        .unwrap();
-        let job = JobFor {
+        .unwrap()
+    }
+
+    fn job_for() -> JobFor<'static> {
+        JobFor {
             name: "x-0-abcde-a1".into(),
             namespace: "ns",
             owner: OwnerReference {
@@ -329,9 +398,13 @@ mod tests {
             task: "x",
             run: 1,
             attempt: 1,
-            assignment: "{}".into(),
-        };
-        build(&job, &spec, &WorkerDefaults { image: "worker:1".into(), pull_policy: "IfNotPresent".into() })
+            runs: Runs::Worker("{}".into(), None),
+            deadline: Duration::from_secs(6 * 3600),
+        }
+    }
+
+    fn example() -> Job {
+        build(&job_for(), &spec(), &WorkerDefaults { image: "worker:1".into(), pull_policy: "IfNotPresent".into() })
     }
 
     #[test]
@@ -349,6 +422,30 @@ mod tests {
         assert_eq!(container.allow_privilege_escalation, Some(false));
         assert_eq!(container.capabilities.unwrap().drop.unwrap(), ["ALL"]);
         assert_eq!(pod.automount_service_account_token, Some(false));
+    }
+
+    #[test]
+    fn a_hook_sees_its_own_secret_and_what_happened_and_nothing_else() {
+        let own = JobHook {
+            image: "notify:1".into(),
+            secret_ref: Some(collect_api::source::SecretRef { name: "chat".into() }),
+            env: BTreeMap::from([("CHANNEL".into(), "ops".into()), ("COLLECT_TASK".into(), "a lie".into())]),
+            ..JobHook::default()
+        };
+        let event = HookEvent { hook: "afterSuccess".into(), task: "x".into(), ..HookEvent::default() };
+        let job = JobFor { work: "after-success", runs: Runs::Own(&own, &event), ..job_for() };
+        let built =
+            build(&job, &spec(), &WorkerDefaults { image: "worker:1".into(), pull_policy: "IfNotPresent".into() });
+        let pod = built.spec.unwrap().template.spec.unwrap();
+        let names: Vec<_> = pod.volumes.unwrap().into_iter().map(|volume| volume.name).collect();
+        assert_eq!(names, ["tmp", "secret"], "neither the token nor the source's or sink's secrets");
+        let container = &pod.containers[0];
+        assert_eq!(container.image.as_deref(), Some("notify:1"));
+        let told = |name: &str| {
+            container.env.iter().flatten().find(|env| env.name == name).and_then(|env| env.value.clone()).unwrap()
+        };
+        assert_eq!((told("CHANNEL"), told("COLLECT_TASK")), ("ops".to_owned(), "x".to_owned()));
+        assert!(told("COLLECT_EVENT").contains("afterSuccess"));
     }
 
     #[test]

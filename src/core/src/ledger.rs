@@ -5,18 +5,13 @@
 
 use std::time::Duration;
 
-use collect_api::{Attempt, DesiredState, Outcome, protocol::TerminationMessage, shard::FoldedAttempts};
+use collect_api::{Attempt, DesiredState, Outcome, condition::reason, protocol::TerminationMessage};
 use jiff::Timestamp;
 
 use crate::{
-    conditions::whole_seconds,
-    exit::{RetryClass, retry_class},
-    resolve::{ABANDON_AFTER, RetryPolicy, STOP_GRACE},
-    text,
+    attempts::{Entries, backoff_left},
+    resolve::{ABANDON_AFTER, Charge, PENDING_TIMEOUT, REFUSED_PAUSE, RetryPolicy, STOP_GRACE, TimeLimits},
 };
-
-/// Attempts that stay listed.
-pub const LISTED: usize = 8;
 
 /// What this process knows of its own create of attempt n's worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,10 +42,10 @@ pub enum WorkerSeen {
     Absent,
     /// It exists and has not ended.
     Active {
-        /// Somebody deletes it.
+        /// Somebody deletes it or its pod; where the node is lost, the pod never goes.
         deleting: bool,
-        /// Why its pod does not start, if it does not.
-        pending: Option<String>,
+        /// Why its pod has not started, if it has not.
+        pending: Option<Pending>,
     },
     /// Its end is known.
     Ended(Box<Ended>),
@@ -60,11 +55,24 @@ pub enum WorkerSeen {
     Leaving,
 }
 
+/// Why a pod has not started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// Short word, such as `NoRoom`.
+    pub reason: &'static str,
+    /// In words for people; absent while it is merely starting.
+    pub message: Option<String>,
+    /// Whether it may well pass by itself: room and quota come and go, a wrong image does not.
+    pub may_pass: bool,
+}
+
 /// How a worker ended.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Ended {
     /// Outcome by exit code or condition.
     pub outcome: Option<Outcome>,
+    /// Short word for the cause, where the outcome alone does not say it and the worker said nothing.
+    pub reason: Option<&'static str>,
     /// Its last words.
     pub message: TerminationMessage,
     /// What the system says where the worker said nothing.
@@ -75,10 +83,27 @@ pub struct Ended {
     pub pod: Option<String>,
     /// Node of the pod.
     pub node: Option<String>,
+    /// IP address of the pod.
+    pub ip: Option<String>,
+    /// Image that it ran.
+    pub image: Option<String>,
     /// When the container started.
     pub started_at: Option<Timestamp>,
     /// Exit code of the container.
     pub exit_code: Option<i32>,
+}
+
+/// For how long this process has watched the live attempt, by its own clock alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Watched {
+    /// In the present state of its worker.
+    pub state: Duration,
+    /// Since it was first seen.
+    pub attempt: Duration,
+    /// Without a new sign of life.
+    pub silent: Duration,
+    /// Without progress.
+    pub still: Duration,
 }
 
 /// What was observed of a piece of work.
@@ -86,8 +111,6 @@ pub struct Ended {
 pub struct Seen<'a> {
     /// Random id of this process.
     pub me: &'a str,
-    /// Uid of the object that holds the ledger; seeds the jitter.
-    pub uid: &'a str,
     /// The strictest desired state on the path.
     pub desired: DesiredState,
     /// Whether admission has given it a slot.
@@ -96,8 +119,25 @@ pub struct Seen<'a> {
     pub worker: WorkerSeen,
     /// What this process knows of its own create.
     pub post: Post,
-    /// How long this process has watched the live attempt in its present state.
-    pub watched_for: Duration,
+    /// For how long.
+    pub watched: Watched,
+    /// How long it may take.
+    pub limits: TimeLimits,
+}
+
+impl Seen<'_> {
+    /// Nothing is seen and nothing may start: what the entries alone say.
+    pub fn nothing() -> Self {
+        Self {
+            me: "",
+            desired: DesiredState::Running,
+            admitted: false,
+            worker: WorkerSeen::Unseen,
+            post: Post::NotTried,
+            watched: Watched::default(),
+            limits: TimeLimits::of(&collect_api::CollectTaskSpec::default()),
+        }
+    }
 }
 
 /// What to do next.
@@ -135,60 +175,26 @@ pub enum Finish {
     Cancelled,
 }
 
-/// The budgets as used so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Used {
-    /// Attempts that count against maxAttempts.
-    pub failures: i32,
-    /// Attempts that count against maxDisruptions.
-    pub disruptions: i32,
-}
-
-/// Number of the next attempt; numbers are never used again.
-pub fn next_attempt(attempts: &[Attempt], folded: Option<&FoldedAttempts>) -> i32 {
-    attempts.last().map(|attempt| attempt.n).or(folded.map(|folded| folded.last)).unwrap_or(0) + 1
-}
-
-/// The budgets as used so far.
-pub fn used(attempts: &[Attempt], folded: Option<&FoldedAttempts>) -> Used {
-    let start =
-        folded.map_or(Used::default(), |folded| Used { failures: folded.failures, disruptions: folded.disruptions });
-    attempts.iter().filter_map(|attempt| attempt.outcome.as_ref()).fold(start, |mut used, outcome| {
-        match retry_class(outcome) {
-            RetryClass::Failure | RetryClass::Final => used.failures += 1,
-            RetryClass::Disruption => used.disruptions += 1,
-            RetryClass::Done | RetryClass::Free => {}
-        }
-        used
-    })
-}
-
 /// What to do next for a piece of work.
 ///
 /// Pure: the same arguments always give the same step.
-pub fn decide(
-    attempts: &[Attempt],
-    folded: Option<&FoldedAttempts>,
-    policy: &RetryPolicy,
-    seen: &Seen<'_>,
-    now: Timestamp,
-) -> Step {
-    match attempts.last() {
+pub fn decide(entries: Entries<'_>, policy: &RetryPolicy, seen: &Seen<'_>, now: Timestamp) -> Step {
+    match entries.last() {
         Some(attempt) if attempt.is_live() => live(attempt, seen),
-        last => between(last, attempts, folded, policy, seen, now),
+        _ => between(entries, policy, seen, now),
     }
 }
 
 /// An attempt is authorised and has no recorded end.
 fn live(attempt: &Attempt, seen: &Seen<'_>) -> Step {
     let n = attempt.n;
-    let mine = attempt.authorised_by == seen.me;
     let wanted = seen.desired == DesiredState::Running;
+    let state = seen.watched.state;
     match &seen.worker {
         // A terminal outcome wins over pause and cancel.
         WorkerSeen::Ended(end) => Step::Record(n, end.clone()),
         // The pod's last words come a little later than the Job's condition, over another watch.
-        WorkerSeen::EndedUnread if seen.watched_for < Duration::from_secs(10) => wait(Duration::from_millis(500)),
+        WorkerSeen::EndedUnread if state < Duration::from_secs(10) => wait(Duration::from_millis(500)),
         WorkerSeen::EndedUnread => Step::Record(
             n,
             ended(
@@ -196,214 +202,181 @@ fn live(attempt: &Attempt, seen: &Seen<'_>) -> Step {
                 "the worker has ended and its pod is gone, so its result is not known; the next attempt finds it at the sink",
             ),
         ),
-        WorkerSeen::Active { deleting: true, .. } | WorkerSeen::Leaving => {
-            if seen.watched_for < STOP_GRACE {
-                wait(Duration::from_secs(1))
-            } else {
-                Step::Record(n, gone(wanted))
-            }
+        // A pod on a lost node never goes; it is fenced, so nobody waits for it longer than this.
+        WorkerSeen::Active { deleting: true, .. } | WorkerSeen::Leaving if state < STOP_GRACE => {
+            wait(Duration::from_secs(1))
         }
+        WorkerSeen::Active { deleting: true, .. } | WorkerSeen::Leaving => Step::Record(n, gone(wanted)),
         WorkerSeen::Active { .. } if !wanted => Step::Stop(n),
-        WorkerSeen::Active { pending: Some(why), .. } => Step::Wait {
-            after: Some(Duration::from_secs(5)),
-            why: Some((collect_api::condition::reason::POD_PENDING, why.clone())),
-        },
-        WorkerSeen::Active { pending: None, .. } => Step::Wait { after: None, why: None },
-        WorkerSeen::Unseen | WorkerSeen::Absent => match (&seen.post, mine) {
-            // Known not to exist: this process alone may create it, and has not.
-            (Post::NotTried, true) if wanted => Step::Create(n),
-            (Post::NotTried | Post::Refused { .. }, true) if !wanted => {
-                Step::Record(n, ended(Outcome::Stopped, "stopped before its worker was created"))
-            }
-            (Post::Refused { message, ago, times }, true) => {
-                let pause = Duration::from_secs(5) * (*times).clamp(1, 12);
-                if *ago >= pause {
-                    Step::Create(n)
-                } else {
-                    Step::Wait {
-                        after: Some(pause.saturating_sub(*ago)),
-                        why: Some((collect_api::condition::reason::JOB_REFUSED, message.clone())),
-                    }
-                }
-            }
-            (_, true) => match seen.worker {
-                WorkerSeen::Absent if seen.post == Post::Unknown => Step::Record(
-                    n,
-                    ended(Outcome::Abandoned, "the answer to its creation was lost, and its Job is not there"),
-                ),
-                WorkerSeen::Absent => Step::Record(n, gone(wanted)),
-                _ => Step::Look,
-            },
-            // Another process authorised it: it may be about to create the worker.
-            (_, false) if seen.watched_for < ABANDON_AFTER => wait(ABANDON_AFTER.saturating_sub(seen.watched_for)),
-            (_, false) => match seen.worker {
-                WorkerSeen::Absent => Step::Record(
-                    n,
-                    ended(
-                        Outcome::Abandoned,
-                        "it was authorised by an operator process that is gone, and its Job was never seen",
-                    ),
-                ),
-                _ => Step::Look,
-            },
-        },
+        WorkerSeen::Active { pending: Some(pending), .. } => not_started(n, pending, seen),
+        WorkerSeen::Active { pending: None, .. } => running(n, seen),
+        WorkerSeen::Unseen | WorkerSeen::Absent if attempt.authorised_by == seen.me => own_unseen(n, seen, wanted),
+        // Another process authorised it: it may be about to create the worker.
+        WorkerSeen::Unseen | WorkerSeen::Absent if state < ABANDON_AFTER => wait(ABANDON_AFTER.saturating_sub(state)),
+        WorkerSeen::Absent => Step::Record(
+            n,
+            ended(
+                Outcome::Abandoned,
+                "it was authorised by an operator process that is gone, and its Job was never seen",
+            ),
+        ),
+        WorkerSeen::Unseen => Step::Look,
     }
 }
 
+/// This process authorised the attempt, and its worker is not in view.
+fn own_unseen(n: i32, seen: &Seen<'_>, wanted: bool) -> Step {
+    match (&seen.post, &seen.worker) {
+        // Known not to exist: this process alone may create it, and has not.
+        (Post::NotTried, _) if wanted => Step::Create(n),
+        (Post::NotTried | Post::Refused { .. }, _) if !wanted => {
+            Step::Record(n, ended(Outcome::Stopped, "stopped before its worker was created"))
+        }
+        (Post::Refused { message, ago, times }, _) => refused(n, message, *ago, *times, seen),
+        (Post::Unknown, WorkerSeen::Absent) => {
+            Step::Record(n, ended(Outcome::Abandoned, "the answer to its creation was lost, and its Job is not there"))
+        }
+        (_, WorkerSeen::Absent) => Step::Record(n, gone(wanted)),
+        _ => Step::Look,
+    }
+}
+
+/// The create was refused for certain: the same attempt is tried again, ever more slowly.
+fn refused(n: i32, message: &str, ago: Duration, times: u32, seen: &Seen<'_>) -> Step {
+    if let Some(limit) = seen.limits.pending.filter(|limit| seen.watched.state >= *limit) {
+        return Step::Record(n, never_started("JobRefused", message, limit));
+    }
+    let pause = (Duration::from_secs(5) * times.clamp(1, 12)).min(REFUSED_PAUSE);
+    if ago >= pause {
+        return Step::Create(n);
+    }
+    Step::Wait { after: Some(pause.saturating_sub(ago)), why: Some((reason::JOB_REFUSED, message.to_owned())) }
+}
+
+/// Its pod has not started: it waits, within a limit where waiting alone mends nothing.
+fn not_started(n: i32, pending: &Pending, seen: &Seen<'_>) -> Step {
+    let limit = seen.limits.pending.or(Some(PENDING_TIMEOUT).filter(|_| !pending.may_pass));
+    if let Some(limit) = limit.filter(|limit| seen.watched.state >= *limit) {
+        let message = pending.message.as_deref().unwrap_or("its pod was starting all the time");
+        return Step::Record(n, never_started(pending.reason, message, limit));
+    }
+    Step::Wait {
+        after: Some(Duration::from_secs(5)),
+        why: pending.message.clone().map(|message| (reason::POD_PENDING, message)),
+    }
+}
+
+/// Its worker runs: it may take its time, but not for ever, and not in silence.
+fn running(n: i32, seen: &Seen<'_>) -> Step {
+    let (watched, limits) = (&seen.watched, &seen.limits);
+    if watched.attempt >= limits.attempt {
+        let why = format!(
+            "the attempt ran for {}, as long as spec.attemptDeadline allows; raise it or make the shards smaller",
+            people(limits.attempt)
+        );
+        return Step::Record(n, ended(Outcome::DeadlineExceeded, &why));
+    }
+    let stalled = |reason, why: String| {
+        Step::Record(n, Box::new(Ended { reason: Some(reason), ..*ended(Outcome::Stalled, &why) }))
+    };
+    let limit = people(limits.stall);
+    if watched.silent >= limits.stall {
+        return stalled(
+            reason::HEARTBEAT_LOST,
+            format!(
+                "the worker gave no sign of life for {limit} (spec.stallTimeout); its node may be lost, or the network keeps it from the operator's worker endpoint"
+            ),
+        );
+    }
+    if watched.still >= limits.stall {
+        return stalled(
+            reason::NO_PROGRESS,
+            format!(
+                "the worker was alive but made no progress for {limit} (spec.stallTimeout); see its log for what it waits for"
+            ),
+        );
+    }
+    let next = limits.attempt.saturating_sub(watched.attempt);
+    let next = next.min(limits.stall.saturating_sub(watched.silent.max(watched.still)));
+    Step::Wait { after: Some(next.max(Duration::from_secs(1))), why: None }
+}
+
 /// No attempt is live.
-fn between(
-    last: Option<&Attempt>,
-    attempts: &[Attempt],
-    folded: Option<&FoldedAttempts>,
-    policy: &RetryPolicy,
-    seen: &Seen<'_>,
-    now: Timestamp,
-) -> Step {
-    let used = used(attempts, folded);
-    match last.and_then(|attempt| attempt.outcome.as_ref()).map(retry_class) {
-        Some(RetryClass::Done) => return Step::Finish(Finish::Done),
-        Some(RetryClass::Final) => return Step::Finish(Finish::Failed(said(last))),
-        Some(RetryClass::Failure | RetryClass::Disruption | RetryClass::Free) | None => {}
+fn between(entries: Entries<'_>, policy: &RetryPolicy, seen: &Seen<'_>, now: Timestamp) -> Step {
+    // What a retry has forgiven decides nothing any more, but for success.
+    let last = entries.last();
+    let charge = last.and_then(|attempt| Some(policy.charge(attempt.outcome.as_ref()?, attempt.reason.as_deref())));
+    if charge == Some(Charge::Done) {
+        return Step::Finish(Finish::Done);
+    }
+    let charge = charge.filter(|_| entries.last_number() > entries.forgiven);
+    if charge == Some(Charge::Final) {
+        return Step::Finish(Finish::Failed(said(last)));
     }
     if seen.desired == DesiredState::Cancelled {
         return Step::Finish(Finish::Cancelled);
     }
-    if used.failures >= policy.max_attempts {
-        return Step::Finish(Finish::Failed(format!(
-            "{} of {} attempts failed; the last: {}",
-            used.failures,
-            policy.max_attempts,
-            said(last)
-        )));
-    }
-    if used.disruptions > policy.max_disruptions {
-        return Step::Finish(Finish::Failed(format!(
-            "disrupted {} times, more than retry.maxDisruptions; the last: {}",
-            used.disruptions,
-            said(last)
-        )));
+    if let Some(why) = used_up(entries, policy) {
+        return Step::Finish(Finish::Failed(why));
     }
     if seen.desired == DesiredState::Paused {
-        return Step::Wait {
-            after: None,
-            why: Some((collect_api::condition::reason::PAUSED, "paused by desiredState".into())),
-        };
+        return Step::Wait { after: None, why: Some((reason::PAUSED, "paused by desiredState".into())) };
     }
-    if let Some(left) = last.and_then(|attempt| backoff_left(attempt, now)) {
+    let retried = charge.is_some();
+    if let Some(left) = last.filter(|_| retried).and_then(|attempt| backoff_left(attempt, now)) {
         return Step::Wait {
             after: Some(left),
             why: Some((
-                collect_api::condition::reason::RETRYING,
+                reason::RETRYING,
                 format!("the next attempt starts in {} s; the last: {}", left.as_secs() + 1, said(last)),
             )),
         };
     }
-    if seen.admitted { Step::Authorise(next_attempt(attempts, folded)) } else { Step::Wait { after: None, why: None } }
+    if seen.admitted { Step::Authorise(entries.next_number()) } else { Step::Wait { after: None, why: None } }
 }
 
-/// Time until the next attempt may start, if it may not yet.
-pub fn backoff_left(attempt: &Attempt, now: Timestamp) -> Option<Duration> {
-    let until = attempt.retry_after.as_ref()?.0;
-    Duration::try_from(until.duration_since(now)).ok().filter(|left| !left.is_zero())
-}
-
-/// Adds attempt n.
-pub fn authorise(attempts: &mut Vec<Attempt>, folded: &mut Option<FoldedAttempts>, n: i32, me: &str, now: Timestamp) {
-    attempts.push(Attempt {
-        n,
-        authorised_by: me.to_owned(),
-        authorised_at: whole_seconds(now),
-        outcome: None,
-        reason: None,
-        message: None,
-        finished_at: None,
-        retry_after: None,
-        job: None,
-        job_uid: None,
-        pod: None,
-        node: None,
-        started_at: None,
-        exit_code: None,
-        records: None,
-        peak_memory_bytes: None,
-        cpu_seconds: None,
-    });
-    while attempts.len() > LISTED {
-        let oldest = attempts.remove(0);
-        let before = used(std::slice::from_ref(&oldest), folded.as_ref());
-        *folded = Some(FoldedAttempts { last: oldest.n, failures: before.failures, disruptions: before.disruptions });
+/// Which budget is used up, if one is.
+fn used_up(entries: Entries<'_>, policy: &RetryPolicy) -> Option<String> {
+    let used = entries.used(policy);
+    let said = said(entries.last());
+    if used.failures >= policy.max_attempts {
+        return Some(format!("{} of {} attempts failed; the last: {said}", used.failures, policy.max_attempts));
     }
-}
-
-/// Records how attempt n ended: once, never over an outcome that stands already (I9).
-pub fn record(
-    attempts: &mut [Attempt],
-    folded: Option<&FoldedAttempts>,
-    n: i32,
-    end: &Ended,
-    policy: &RetryPolicy,
-    uid: &str,
-    now: Timestamp,
-) {
-    let failures_before = used(attempts, folded).failures;
-    let Some(attempt) = attempts.iter_mut().find(|attempt| attempt.n == n && attempt.is_live()) else { return };
-    let outcome = end.outcome.clone().unwrap_or(Outcome::Lost);
-    let error = end.message.error.as_ref();
-    let wait = match retry_class(&outcome) {
-        RetryClass::Failure => Some(policy.backoff(failures_before + 1, &[uid, &n.to_string()])),
-        // Free attempts must not spin: what ends at once comes back at a walking pace.
-        RetryClass::Free | RetryClass::Disruption => {
-            Some(error.and_then(|error| error.retry_after_ms).map_or(Duration::from_secs(1), Duration::from_millis))
-        }
-        RetryClass::Done | RetryClass::Final => None,
-    };
-    attempt.retry_after = wait
-        .and_then(|wait| now.checked_add(wait).ok())
-        .map(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time)
-        .map(|time| whole_seconds_up(&time));
-    attempt.reason = error.map(|error| text::cut(&error.reason, 63)).or_else(|| Some(outcome.to_string()));
-    attempt.message = error
-        .map(|error| text::cut(&error.message, 1024))
-        .or_else(|| end.system_message.as_deref().map(|message| text::cut(message, 1024)));
-    attempt.outcome = Some(outcome);
-    attempt.finished_at = Some(whole_seconds(now));
-    if let Some((name, uid)) = &end.job {
-        attempt.job = Some(name.clone());
-        attempt.job_uid = Some(uid.clone());
+    if used.disruptions > policy.max_disruptions {
+        return Some(format!("disrupted {} times, more than retry.maxDisruptions; the last: {said}", used.disruptions));
     }
-    attempt.pod = end.pod.clone();
-    attempt.node = end.node.clone();
-    attempt.started_at = end.started_at.map(whole_seconds);
-    attempt.exit_code = end.exit_code;
-    let usage = &end.message.usage;
-    attempt.records = Some(usage.records).filter(|records| *records > 0);
-    attempt.peak_memory_bytes = Some(usage.peak_memory_bytes).filter(|bytes| *bytes > 0);
-    attempt.cpu_seconds = Some((usage.cpu_seconds * 100.0).round() / 100.0).filter(|seconds| *seconds > 0.0);
-}
-
-fn whole_seconds_up(
-    time: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Time,
-) -> k8s_openapi::apimachinery::pkg::apis::meta::v1::Time {
-    let up = if time.0.subsec_nanosecond() > 0 { 1 } else { 0 };
-    k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
-        Timestamp::from_second(time.0.as_second() + up).unwrap_or(time.0),
-    )
+    used.overridden.iter().enumerate().find_map(|(position, failures)| {
+        let allowed = policy.override_attempts(position);
+        (*failures >= allowed).then(|| {
+            format!("{failures} of {allowed} attempts failed under retry.overrides[{position}]; the last: {said}")
+        })
+    })
 }
 
 fn wait(after: Duration) -> Step {
     Step::Wait { after: Some(after), why: None }
 }
 
-fn ended(outcome: Outcome, message: &str) -> Box<Ended> {
-    Box::new(Ended { outcome: Some(outcome), system_message: Some(message.into()), ..Ended::default() })
+/// An end that the ledger itself finds.
+pub fn ended(outcome: Outcome, message: &str) -> Box<Ended> {
+    Box::new(Ended { outcome: Some(outcome), system_message: Some(message.to_owned()), ..Ended::default() })
+}
+
+fn never_started(reason: &'static str, message: &str, limit: Duration) -> Box<Ended> {
+    let why = format!("its pod did not start within {} (spec.pendingTimeout): {message}", people(limit));
+    Box::new(Ended { reason: Some(reason), ..*ended(Outcome::NotStarted, &why) })
 }
 
 fn gone(wanted: bool) -> Box<Ended> {
     if wanted {
-        ended(Outcome::Lost, "its Job was deleted before its outcome was recorded")
+        ended(Outcome::Lost, "its Job or pod was deleted before its outcome was known, by hand or with its node")
     } else {
         ended(Outcome::Stopped, "stopped by desiredState")
     }
+}
+
+fn people(span: Duration) -> String {
+    collect_api::Duration::from_secs(span.as_secs()).to_string()
 }
 
 fn said(last: Option<&Attempt>) -> String {
@@ -416,202 +389,5 @@ fn said(last: Option<&Attempt>) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use collect_api::protocol::WorkError;
-
-    use super::*;
-
-    const ME: &str = "me";
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
-    }
-
-    fn seen(worker: WorkerSeen) -> Seen<'static> {
-        Seen {
-            me: ME,
-            uid: "uid",
-            desired: DesiredState::Running,
-            admitted: true,
-            worker,
-            post: Post::NotTried,
-            watched_for: Duration::ZERO,
-        }
-    }
-
-    fn authorised(by: &str) -> Vec<Attempt> {
-        let (mut attempts, mut folded) = (Vec::new(), None);
-        authorise(&mut attempts, &mut folded, 1, by, at(0));
-        attempts
-    }
-
-    fn with_end(outcome: Outcome) -> Vec<Attempt> {
-        let mut attempts = authorised(ME);
-        record(&mut attempts, None, 1, &ended(outcome, "x"), &policy(), "uid", at(10));
-        attempts
-    }
-
-    fn policy() -> RetryPolicy {
-        RetryPolicy::of(None)
-    }
-
-    fn next(attempts: &[Attempt], seen: &Seen<'_>, second: i64) -> Step {
-        decide(attempts, None, &policy(), seen, at(second))
-    }
-
-    #[test]
-    fn work_starts_only_when_admitted() {
-        assert_eq!(next(&[], &seen(WorkerSeen::Unseen), 0), Step::Authorise(1));
-        let waiting = Seen { admitted: false, ..seen(WorkerSeen::Unseen) };
-        assert_eq!(next(&[], &waiting, 0), Step::Wait { after: None, why: None });
-    }
-
-    #[test]
-    fn only_the_process_that_authorised_creates() {
-        assert_eq!(next(&authorised(ME), &seen(WorkerSeen::Unseen), 0), Step::Create(1));
-        assert!(matches!(next(&authorised("other"), &seen(WorkerSeen::Unseen), 0), Step::Wait { after: Some(_), .. }));
-    }
-
-    #[test]
-    fn a_create_that_was_sent_is_never_sent_again() {
-        let sent = Seen { post: Post::Sent, ..seen(WorkerSeen::Unseen) };
-        assert_eq!(next(&authorised(ME), &sent, 0), Step::Look);
-        let absent = Seen { post: Post::Sent, ..seen(WorkerSeen::Absent) };
-        assert!(
-            matches!(next(&authorised(ME), &absent, 0), Step::Record(1, end) if end.outcome == Some(Outcome::Lost))
-        );
-    }
-
-    #[test]
-    fn an_ambiguous_create_that_left_nothing_is_abandoned() {
-        let unknown = |worker| Seen { post: Post::Unknown, ..seen(worker) };
-        assert_eq!(next(&authorised(ME), &unknown(WorkerSeen::Unseen), 0), Step::Look);
-        let step = next(&authorised(ME), &unknown(WorkerSeen::Absent), 0);
-        assert!(matches!(step, Step::Record(1, end) if end.outcome == Some(Outcome::Abandoned)));
-    }
-
-    #[test]
-    fn a_refused_create_is_sent_again_for_the_same_attempt_slowly() {
-        let refused = |ago| Seen {
-            post: Post::Refused { message: "exceeded quota".into(), ago: Duration::from_secs(ago), times: 2 },
-            ..seen(WorkerSeen::Unseen)
-        };
-        assert!(matches!(
-            next(&authorised(ME), &refused(3), 0),
-            Step::Wait { after: Some(_), why: Some(("JobRefused", _)) }
-        ));
-        assert_eq!(next(&authorised(ME), &refused(10), 0), Step::Create(1));
-    }
-
-    #[test]
-    fn anothers_attempt_is_abandoned_only_after_a_look_and_thirty_seconds() {
-        let long = |worker| Seen { watched_for: ABANDON_AFTER, ..seen(worker) };
-        assert_eq!(next(&authorised("other"), &long(WorkerSeen::Unseen), 0), Step::Look);
-        assert!(
-            matches!(next(&authorised("other"), &long(WorkerSeen::Absent), 0), Step::Record(1, end) if end.outcome == Some(Outcome::Abandoned))
-        );
-    }
-
-    #[test]
-    fn a_lost_job_is_followed_by_the_next_attempt_never_the_same_one() {
-        let attempts = with_end(Outcome::Lost);
-        assert_eq!(next(&attempts, &seen(WorkerSeen::Unseen), 12), Step::Authorise(2));
-    }
-
-    #[test]
-    fn a_terminal_outcome_wins_over_pause_and_cancel() {
-        for desired in [DesiredState::Paused, DesiredState::Cancelled] {
-            let done = Seen { desired, ..seen(WorkerSeen::Ended(ended(Outcome::Succeeded, ""))) };
-            assert!(matches!(next(&authorised(ME), &done, 0), Step::Record(1, _)));
-            assert_eq!(
-                next(&with_end(Outcome::Succeeded), &Seen { desired, ..seen(WorkerSeen::Unseen) }, 20),
-                Step::Finish(Finish::Done)
-            );
-        }
-    }
-
-    #[test]
-    fn pause_stops_a_running_worker_and_starts_none() {
-        let active = WorkerSeen::Active { deleting: false, pending: None };
-        let paused = |worker| Seen { desired: DesiredState::Paused, ..seen(worker) };
-        assert_eq!(next(&authorised(ME), &paused(active), 0), Step::Stop(1));
-        assert!(
-            matches!(next(&authorised(ME), &paused(WorkerSeen::Unseen), 0), Step::Record(1, end) if end.outcome == Some(Outcome::Stopped))
-        );
-        assert!(matches!(next(&with_end(Outcome::Checkpointed), &paused(WorkerSeen::Unseen), 20), Step::Wait { .. }));
-        assert_eq!(next(&with_end(Outcome::Checkpointed), &seen(WorkerSeen::Unseen), 20), Step::Authorise(2));
-    }
-
-    #[test]
-    fn cancel_ends_what_is_not_done() {
-        let cancelled = Seen { desired: DesiredState::Cancelled, ..seen(WorkerSeen::Unseen) };
-        assert_eq!(next(&[], &cancelled, 0), Step::Finish(Finish::Cancelled));
-        assert_eq!(next(&with_end(Outcome::Stopped), &cancelled, 20), Step::Finish(Finish::Cancelled));
-    }
-
-    #[test]
-    fn a_permanent_error_is_not_tried_again() {
-        assert!(matches!(
-            next(&with_end(Outcome::Permanent), &seen(WorkerSeen::Unseen), 99),
-            Step::Finish(Finish::Failed(_))
-        ));
-    }
-
-    #[test]
-    fn failures_wait_for_their_backoff_and_use_up_the_budget() {
-        let (mut attempts, mut folded) = (Vec::new(), None);
-        let mut second = 0;
-        for n in 1..=4 {
-            assert_eq!(
-                decide(&attempts, folded.as_ref(), &policy(), &seen(WorkerSeen::Unseen), at(second)),
-                Step::Authorise(n)
-            );
-            authorise(&mut attempts, &mut folded, n, ME, at(second));
-            record(&mut attempts, folded.as_ref(), n, &ended(Outcome::Retryable, "503"), &policy(), "uid", at(second));
-            if n < 4 {
-                assert!(matches!(
-                    decide(&attempts, folded.as_ref(), &policy(), &seen(WorkerSeen::Unseen), at(second)),
-                    Step::Wait { after: Some(_), .. }
-                ));
-            }
-            second += 100;
-        }
-        assert!(
-            matches!(decide(&attempts, folded.as_ref(), &policy(), &seen(WorkerSeen::Unseen), at(second)), Step::Finish(Finish::Failed(why)) if why.contains("4 of 4"))
-        );
-    }
-
-    #[test]
-    fn disruptions_do_not_count_as_failures() {
-        let (mut attempts, mut folded) = (Vec::new(), None);
-        for n in 1..=15 {
-            authorise(&mut attempts, &mut folded, n, ME, at(0));
-            record(&mut attempts, folded.as_ref(), n, &ended(Outcome::Disrupted, ""), &policy(), "uid", at(0));
-        }
-        assert_eq!(attempts.len(), LISTED);
-        assert_eq!(used(&attempts, folded.as_ref()), Used { failures: 0, disruptions: 15 });
-        assert_eq!(next_attempt(&attempts, folded.as_ref()), 16);
-        assert_eq!(
-            decide(&attempts, folded.as_ref(), &policy(), &seen(WorkerSeen::Unseen), at(99)),
-            Step::Authorise(16)
-        );
-    }
-
-    #[test]
-    fn the_source_says_when_to_come_back() {
-        let mut attempts = authorised(ME);
-        let mut end = ended(Outcome::SourceLimited, "");
-        end.message.error =
-            Some(WorkError { reason: "SourceLimited".into(), message: "429".into(), retry_after_ms: Some(300_000) });
-        record(&mut attempts, None, 1, &end, &policy(), "uid", at(0));
-        assert!(matches!(next(&attempts, &seen(WorkerSeen::Unseen), 299), Step::Wait { after: Some(_), .. }));
-        assert_eq!(next(&attempts, &seen(WorkerSeen::Unseen), 301), Step::Authorise(2));
-    }
-
-    #[test]
-    fn an_outcome_is_recorded_once() {
-        let mut attempts = with_end(Outcome::Succeeded);
-        record(&mut attempts, None, 1, &ended(Outcome::Lost, ""), &policy(), "uid", at(20));
-        assert_eq!(attempts[0].outcome, Some(Outcome::Succeeded));
-    }
-}
+#[path = "ledger_tests.rs"]
+mod tests;

@@ -5,16 +5,25 @@
 
 pub mod admit;
 pub mod assignment;
+pub mod attempts;
 pub mod conditions;
+pub mod depends;
 pub mod exit;
+pub mod fold;
+pub mod halt;
+pub mod hooks;
 pub mod job;
 pub mod ledger;
 pub mod names;
 pub mod observed;
+pub mod ranges;
 pub mod report;
 pub mod resolve;
+pub mod retry;
 pub mod rollup;
 pub mod shard;
+pub mod states;
+pub mod straggler;
 pub mod task;
 pub mod text;
 pub mod tree;

@@ -11,7 +11,7 @@ use k8s_openapi::api::{
 use crate::{
     exit::{outcome_of_exit_code, outcome_of_job_failure},
     job::CONTAINER,
-    ledger::{Ended, WorkerSeen},
+    ledger::{Ended, Pending, WorkerSeen},
     text,
 };
 
@@ -24,13 +24,13 @@ pub fn worker_seen(job: Option<&Job>, pods: &[impl AsRef<Pod>], patience_over: b
         };
     };
     let Some(condition) = terminal_condition(job) else {
+        let leaving = |pod: &Pod| pod.metadata.deletion_timestamp.is_some() && !pod_is_over(pod);
         return WorkerSeen::Active {
-            deleting: job.metadata.deletion_timestamp.is_some(),
+            deleting: job.metadata.deletion_timestamp.is_some() || pods.iter().any(|pod| leaving(pod.as_ref())),
             pending: if pods.is_empty() {
-                let name = job.metadata.name.as_deref().unwrap_or_default();
-                Some(format!("its Job has no pod; `kubectl describe job {name}` says why (quota, admission)"))
+                Some(no_pod(job))
             } else {
-                pods.iter().find_map(|pod| pending_reason(pod.as_ref()))
+                pods.iter().find_map(|pod| pending(pod.as_ref()))
             },
         };
     };
@@ -79,6 +79,12 @@ fn worker_status(pod: &Pod) -> Option<&ContainerStatus> {
     pod.status.as_ref()?.container_statuses.as_ref()?.iter().find(|status| status.name == CONTAINER)
 }
 
+/// What a container ran: by digest where the node says it, else by the name that it was asked for.
+fn image(container: &ContainerStatus) -> String {
+    let by_digest = container.image_id.rsplit_once("://").map_or(container.image_id.as_str(), |(_, id)| id);
+    if by_digest.is_empty() { container.image.clone() } else { by_digest.to_owned() }
+}
+
 fn is_disrupted(pod: &Pod) -> bool {
     pod.status.as_ref().and_then(|status| status.conditions.as_ref()).is_some_and(|conditions| {
         conditions.iter().any(|condition| condition.type_ == "DisruptionTarget" && condition.status == "True")
@@ -94,6 +100,8 @@ fn pod_end(pod: &Pod) -> Option<Ended> {
     let mut end = Ended {
         pod: pod.metadata.name.clone(),
         node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+        ip: status.and_then(|status| status.pod_ip.clone()),
+        image: worker_status(pod).map(image),
         ..Ended::default()
     };
     let Some(terminated) =
@@ -130,8 +138,15 @@ fn pod_end(pod: &Pod) -> Option<Ended> {
     Some(end)
 }
 
-/// Why a pod does not start, in words for people.
-fn pending_reason(pod: &Pod) -> Option<String> {
+/// A Job that has no pod: the Job controller is about to create one, or quota or admission refuse it.
+fn no_pod(job: &Job) -> Pending {
+    let name = job.metadata.name.as_deref().unwrap_or_default();
+    let message = format!("its Job has no pod; `kubectl describe job {name}` says why (quota, admission)");
+    Pending { reason: "PodRefused", message: Some(message), may_pass: true }
+}
+
+/// Why a pod has not started, if it has not.
+fn pending(pod: &Pod) -> Option<Pending> {
     let status = pod.status.as_ref()?;
     if status.phase.as_deref() != Some("Pending") {
         return None;
@@ -141,17 +156,23 @@ fn pending_reason(pod: &Pod) -> Option<String> {
         .and_then(|state: &ContainerState| state.waiting.as_ref())
         .filter(|waiting| !matches!(waiting.reason.as_deref(), None | Some("ContainerCreating" | "PodInitializing")));
     if let Some(waiting) = waiting {
-        let reason = waiting.reason.as_deref().unwrap_or("Waiting");
+        let word = waiting.reason.as_deref().unwrap_or("Waiting");
         let message = waiting.message.as_deref().unwrap_or_default();
-        return Some(text::cut(&format!("its pod can't start: {reason}: {message}"), 512));
+        let reason = if word.contains("Image") { "ImagePull" } else { "ContainerConfig" };
+        let message = text::cut(&format!("its pod can't start: {word}: {message}"), 512);
+        return Some(Pending { reason, message: Some(message), may_pass: false });
     }
-    let unscheduled = status
-        .conditions
-        .as_ref()?
-        .iter()
-        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?;
-    let message = unscheduled.message.as_deref().unwrap_or("no node has room");
-    Some(text::cut(&format!("its pod finds no node: {message}"), 512))
+    let unscheduled = status.conditions.as_ref().and_then(|conditions| {
+        conditions.iter().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
+    });
+    Some(match unscheduled {
+        Some(condition) => {
+            let message = condition.message.as_deref().unwrap_or("no node has room");
+            let message = text::cut(&format!("its pod finds no node: {message}"), 512);
+            Pending { reason: "NoRoom", message: Some(message), may_pass: true }
+        }
+        None => Pending { reason: "Starting", message: None, may_pass: false },
+    })
 }
 
 #[cfg(test)]
@@ -248,10 +269,17 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_that_is_being_deleted_and_still_runs_is_leaving() {
+        let running = pod("Running", json!({"running": {}}), json!([]), true);
+        let leaving = WorkerSeen::Active { deleting: true, pending: None };
+        assert_eq!(worker_seen(Some(&job(json!([]))), &[running], false), leaving);
+    }
+
+    #[test]
     fn a_job_without_a_pod_says_where_to_look() {
         let seen = worker_seen(Some(&job(json!([]))), &none(), false);
         assert!(
-            matches!(&seen, WorkerSeen::Active { pending: Some(why), .. } if why.contains("describe job j")),
+            matches!(&seen, WorkerSeen::Active { pending: Some(Pending { message: Some(why), may_pass: true, .. }), .. } if why.contains("describe job j")),
             "{seen:?}"
         );
     }
@@ -262,7 +290,7 @@ mod tests {
         let pending = pod("Pending", json!({}), conditions, false);
         let seen = worker_seen(Some(&job(json!([]))), &[pending], false);
         assert!(
-            matches!(&seen, WorkerSeen::Active { pending: Some(why), .. } if why.contains("Insufficient cpu")),
+            matches!(&seen, WorkerSeen::Active { pending: Some(Pending { reason: "NoRoom", message: Some(why), may_pass: true }), .. } if why.contains("Insufficient cpu")),
             "{seen:?}"
         );
         let image = pod(
@@ -273,7 +301,7 @@ mod tests {
         );
         let seen = worker_seen(Some(&job(json!([]))), &[image], false);
         assert!(
-            matches!(&seen, WorkerSeen::Active { pending: Some(why), .. } if why.contains("ErrImagePull")),
+            matches!(&seen, WorkerSeen::Active { pending: Some(Pending { reason: "ImagePull", message: Some(why), may_pass: false }), .. } if why.contains("ErrImagePull")),
             "{seen:?}"
         );
     }

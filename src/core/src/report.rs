@@ -6,8 +6,9 @@
 use collect_api::{
     CollectShard, ValidationReportStatus,
     condition::reason,
+    fold::Comparison,
     plan::PathStep,
-    protocol::{CommitResult, ItemDifference},
+    protocol::CommitResult,
     report::{Counts, Region, Round, ValidationLevel, Verdict},
 };
 use jiff::Timestamp;
@@ -18,6 +19,8 @@ use crate::{conditions::whole_seconds, tree::Node};
 pub const REGIONS: usize = 50;
 /// Differing items that a report lists.
 pub const SAMPLES: usize = 5;
+/// Rounds that a report lists.
+pub const ROUNDS: usize = 10;
 
 /// The comparison of a child, as its own report tells it.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,166 +38,186 @@ pub struct Input<'a> {
     pub level: ValidationLevel,
     /// The node of the plan.
     pub node: &'a Node,
-    /// Reports of the child tasks.
-    pub children: Vec<ChildReport>,
-    /// Shards that did not succeed.
+    /// What its slices and children add up to.
+    pub found: Comparison,
+    /// Shards that failed.
     pub failed_shards: i32,
+    /// Whether so many are borne.
+    pub tolerated: bool,
+    /// How often a retry took up work again.
+    pub round: i32,
 }
 
-/// Compares a task: its own slices and its children's reports.
-pub fn compare(input: &Input<'_>, shards: &[impl AsRef<CollectShard>], now: Timestamp) -> ValidationReportStatus {
-    let mut found = Found { duplicates: Some(0), source: Some(0), ..Found::default() };
-    for shard in shards {
-        found.add_shard(shard.as_ref());
-    }
-    for child in &input.children {
-        found.add_child(child);
-    }
-    let independent = input.node.total;
-    // What a failed shard would have been told by the source is not known.
-    if input.level == ValidationLevel::None || input.failed_shards > 0 {
-        found.source = None;
-    }
-    let (verdict, reason) = found.judge(input, independent);
-    let mut regions = std::mem::take(&mut found.regions);
-    let regions_total = i32::try_from(regions.len()).ok().filter(|total| *total > 0);
-    regions.sort_by_key(|region| {
-        let off = region.source.map_or(0, |source| (region.collected - source).abs());
-        (rank(&region.verdict), std::cmp::Reverse(off), region.value.clone())
-    });
-    regions.truncate(REGIONS);
-    found.samples.truncate(SAMPLES);
-    let source = found.source.or(independent.filter(|_| input.level == ValidationLevel::Counts));
-    ValidationReportStatus {
-        recommendations: advice(&reason, &found),
-        reason: reason.map(str::to_owned),
-        level: Some(match input.level {
-            ValidationLevel::None => "none".into(),
-            ValidationLevel::Counts => "counts".into(),
-        }),
-        coverage: Some(coverage(input, &found, independent)),
-        counts: Some(Counts {
-            source,
-            independent,
-            collected: found.collected,
-            delta: source.map(|source| found.collected - source),
-            duplicates: found.duplicates,
-            rejected: found.rejected,
-        }),
-        regions,
-        regions_total,
-        samples: found.samples,
-        rounds: vec![Round { round: 0, verdict: verdict.clone(), at: whole_seconds(now) }],
-        verdict: Some(verdict),
-        artifacts: None,
+/// What a shard contributes. One without a result contributes nothing.
+pub fn of_shard(shard: &CollectShard) -> Comparison {
+    let Some(result) = shard.status.as_ref().and_then(|status| status.result.as_ref()) else {
+        return Comparison::default();
+    };
+    let tally = &result.tally;
+    Comparison {
+        collected: tally.records,
+        source: tally.source,
+        source_unknown: tally.without_total > 0,
+        duplicates: tally.duplicates.unwrap_or(0),
+        duplicates_unknown: tally.duplicates.is_none(),
+        rejected: tally.rejected,
+        moved: i64::from(tally.moved),
+        unreliable: i64::from(tally.unreliable),
+        samples: tally.samples.clone(),
+        ..Comparison::default()
     }
 }
 
-/// The same report with the run's file list.
-pub fn with_artifacts(mut report: ValidationReportStatus, commit: Option<&CommitResult>) -> ValidationReportStatus {
-    report.artifacts = commit.cloned();
-    report
-}
-
-#[derive(Default)]
-struct Found {
-    source: Option<i64>,
-    collected: i64,
-    duplicates: Option<i64>,
-    rejected: i64,
-    without_total: i64,
-    moved: i64,
-    unreliable: i64,
-    child_fail: Option<String>,
-    child_inconclusive: Option<String>,
-    regions: Vec<Region>,
-    samples: Vec<ItemDifference>,
-}
-
-impl Found {
-    fn add_shard(&mut self, shard: &CollectShard) {
-        let Some(result) = shard.status.as_ref().and_then(|status| status.result.as_ref()) else { return };
-        let tally = &result.tally;
-        self.collected += tally.records;
-        self.rejected += tally.rejected;
-        self.without_total += i64::from(tally.without_total);
-        self.moved += i64::from(tally.moved);
-        self.unreliable += i64::from(tally.unreliable);
-        self.duplicates = self.duplicates.zip(tally.duplicates).map(|(a, b)| a + b);
-        self.source = self.source.filter(|_| tally.without_total == 0).map(|source| source + tally.source);
-        self.samples.extend(tally.samples.iter().cloned());
-    }
-
-    fn add_child(&mut self, child: &ChildReport) {
-        let counts = child.status.counts.clone().unwrap_or_default();
-        let verdict = child.status.verdict.clone().unwrap_or(Verdict::Inconclusive);
-        self.collected += counts.collected;
-        self.rejected += counts.rejected;
-        self.duplicates = self.duplicates.zip(counts.duplicates).map(|(a, b)| a + b);
-        self.source = self.source.zip(counts.source).map(|(a, b)| a + b);
-        self.samples.extend(child.status.samples.iter().cloned());
-        let reason = || child.status.reason.clone().unwrap_or_else(|| verdict.to_string());
-        match verdict {
-            Verdict::Pass => {}
-            Verdict::Fail => {
-                self.child_fail.get_or_insert_with(reason);
-            }
-            Verdict::Inconclusive | Verdict::Other(_) => {
-                self.child_inconclusive.get_or_insert_with(reason);
-            }
-        }
-        self.regions.push(Region {
+/// What a child task contributes, by its report.
+pub fn of_child(child: &ChildReport) -> Comparison {
+    let counts = child.status.counts.clone().unwrap_or_default();
+    let verdict = child.status.verdict.clone().unwrap_or(Verdict::Inconclusive);
+    let reason = child.status.reason.clone().unwrap_or_else(|| verdict.to_string());
+    // What the committed slices should hold is known even where others failed.
+    let source = counts.source.or(counts.source_of_committed);
+    Comparison {
+        collected: counts.collected,
+        source: source.unwrap_or(0),
+        source_unknown: source.is_none(),
+        duplicates: counts.duplicates.unwrap_or(0),
+        duplicates_unknown: counts.duplicates.is_none(),
+        rejected: counts.rejected,
+        failed: Some(reason.clone()).filter(|_| verdict == Verdict::Fail),
+        inconclusive: Some(reason).filter(|_| !matches!(verdict, Verdict::Fail | Verdict::Pass)),
+        regions: vec![Region {
             value: child.step.value.clone(),
             label: child.step.label.clone(),
             verdict,
             source: counts.source,
             collected: counts.collected,
-        });
+        }],
+        regions_total: 1,
+        samples: child.status.samples.clone(),
+        ..Comparison::default()
     }
+}
 
-    /// The verdict, and why it is not Pass.
-    fn judge(&self, input: &Input<'_>, independent: Option<i64>) -> (Verdict, Option<&'static str>) {
-        if input.failed_shards > 0 {
-            return (Verdict::Fail, Some(reason::SHARDS_FAILED));
-        }
-        if input.level == ValidationLevel::None {
-            return (Verdict::Inconclusive, Some(reason::NOT_VALIDATED));
-        }
-        if let Some(child) = &self.child_fail {
-            return (Verdict::Fail, Some(known(child)));
-        }
-        // Where the source moved or its totals lie, here or below, a difference of the sums says nothing.
-        let below = self.child_inconclusive.as_deref().map(known);
-        if self.moved > 0 || below == Some(reason::SOURCE_MOVED) {
-            return (Verdict::Inconclusive, Some(reason::SOURCE_MOVED));
-        }
-        if self.unreliable > 0 || below == Some(reason::TOTAL_UNRELIABLE) {
-            return (Verdict::Inconclusive, Some(reason::TOTAL_UNRELIABLE));
-        }
-        if let Some(total) = independent
-            && total != self.collected
-        {
-            return (Verdict::Fail, Some("IndependentTotalDiffers"));
-        }
-        match self.source {
-            Some(source) if source != self.collected => return (Verdict::Fail, Some("CountsDiffer")),
-            // An independent total that fits stands for the totals that the lists don't give.
-            None if independent.is_none() => return (Verdict::Inconclusive, Some(reason::NO_TOTAL)),
-            _ => {}
-        }
-        if self.duplicates.is_some_and(|duplicates| duplicates > 0) {
-            return (Verdict::Fail, Some("DuplicateKeys"));
-        }
-        match below {
-            Some(reason::NO_TOTAL) if independent.is_some() => (Verdict::Pass, None),
-            Some(reason) => (Verdict::Inconclusive, Some(reason)),
-            None => (Verdict::Pass, None),
-        }
+/// Adds a contribution. The order makes no difference but to which samples and which of several reasons are named.
+pub fn add(sum: &mut Comparison, more: Comparison) {
+    sum.collected += more.collected;
+    sum.source += more.source;
+    sum.source_unknown |= more.source_unknown;
+    sum.duplicates += more.duplicates;
+    sum.duplicates_unknown |= more.duplicates_unknown;
+    sum.rejected += more.rejected;
+    sum.moved += more.moved;
+    sum.unreliable += more.unreliable;
+    // A comparison that failed says more than a shard that did.
+    let shards_failed = |word: &Option<String>| word.as_deref() == Some(reason::SHARDS_FAILED);
+    if sum.failed.is_none() || (shards_failed(&sum.failed) && more.failed.is_some()) {
+        sum.failed = more.failed;
+    }
+    sum.inconclusive = sum.inconclusive.take().or(more.inconclusive);
+    sum.regions.extend(more.regions);
+    sum.regions.sort_by_key(|region| {
+        let off = region.source.map_or(0, |source| (region.collected - source).abs());
+        (rank(&region.verdict), std::cmp::Reverse(off), region.value.clone())
+    });
+    sum.regions.truncate(REGIONS);
+    sum.regions_total += more.regions_total;
+    sum.samples.extend(more.samples);
+    sum.samples.truncate(SAMPLES);
+}
+
+/// Compares a task: what its slices and children add up to, against what the source says.
+pub fn compare(input: &Input<'_>, now: Timestamp) -> ValidationReportStatus {
+    let found = &input.found;
+    let independent = input.node.total;
+    let known = Some(found.source).filter(|_| !found.source_unknown && input.level != ValidationLevel::None);
+    // What a failed shard would have been told by the source is not known.
+    let whole = input.failed_shards == 0;
+    let (verdict, reason) = judge(input, known, independent.filter(|_| whole));
+    let source = if whole { known.or(independent.filter(|_| input.level == ValidationLevel::Counts)) } else { None };
+    let duplicates = Some(found.duplicates).filter(|_| !found.duplicates_unknown);
+    ValidationReportStatus {
+        recommendations: advice(&reason, found),
+        reason: reason.map(str::to_owned),
+        level: Some(match input.level {
+            ValidationLevel::None => "none".into(),
+            ValidationLevel::Counts => "counts".into(),
+        }),
+        coverage: Some(coverage(input, known, independent.filter(|_| whole))),
+        counts: Some(Counts {
+            source,
+            source_of_committed: known.filter(|_| !whole),
+            independent,
+            collected: found.collected,
+            delta: source.map(|source| found.collected - source),
+            duplicates,
+            rejected: found.rejected,
+        }),
+        regions: found.regions.clone(),
+        regions_total: Some(found.regions_total).filter(|total| *total > 0),
+        samples: found.samples.clone(),
+        rounds: vec![Round { round: input.round, verdict: verdict.clone(), at: whole_seconds(now) }],
+        verdict: Some(verdict),
+        artifacts: None,
+    }
+}
+
+/// The same report with the run's file list, and with the rounds of the report that it takes the place of.
+pub fn completed(
+    mut report: ValidationReportStatus,
+    commit: Option<&CommitResult>,
+    before: Option<&ValidationReportStatus>,
+) -> ValidationReportStatus {
+    report.artifacts = commit.cloned();
+    let mut rounds = before.map(|before| before.rounds.clone()).unwrap_or_default();
+    rounds.append(&mut report.rounds);
+    let excess = rounds.len().saturating_sub(ROUNDS);
+    report.rounds = rounds.split_off(excess);
+    report
+}
+
+/// The verdict, and why it is not Pass.
+fn judge(input: &Input<'_>, source: Option<i64>, independent: Option<i64>) -> (Verdict, Option<&'static str>) {
+    let found = &input.found;
+    if input.failed_shards > 0 && !input.tolerated {
+        return (Verdict::Fail, Some(reason::SHARDS_FAILED));
+    }
+    if input.level == ValidationLevel::None {
+        return (Verdict::Inconclusive, Some(reason::NOT_VALIDATED));
+    }
+    // Shards that failed below are borne here, or we would not have come so far.
+    if let Some(child) = found.failed.as_deref().filter(|why| *why != reason::SHARDS_FAILED) {
+        return (Verdict::Fail, Some(known_word(child)));
+    }
+    // Where the source moved or its totals lie, here or below, a difference of the sums says nothing.
+    let below = found.inconclusive.as_deref().map(known_word);
+    if found.moved > 0 || below == Some(reason::SOURCE_MOVED) {
+        return (Verdict::Inconclusive, Some(reason::SOURCE_MOVED));
+    }
+    if found.unreliable > 0 || below == Some(reason::TOTAL_UNRELIABLE) {
+        return (Verdict::Inconclusive, Some(reason::TOTAL_UNRELIABLE));
+    }
+    if let Some(total) = independent
+        && total != found.collected
+    {
+        return (Verdict::Fail, Some("IndependentTotalDiffers"));
+    }
+    match source {
+        Some(source) if source != found.collected => return (Verdict::Fail, Some("CountsDiffer")),
+        // An independent total that fits stands for the totals that the lists don't give.
+        None if independent.is_none() => return (Verdict::Inconclusive, Some(reason::NO_TOTAL)),
+        _ => {}
+    }
+    if found.duplicates > 0 {
+        return (Verdict::Fail, Some("DuplicateKeys"));
+    }
+    match below {
+        Some(reason::NO_TOTAL) if independent.is_some() => (Verdict::Pass, None),
+        Some(reason) => (Verdict::Inconclusive, Some(reason)),
+        None => (Verdict::Pass, None),
     }
 }
 
 /// A child's reason as one of the words that this version knows.
-fn known(word: &str) -> &'static str {
+fn known_word(word: &str) -> &'static str {
     [
         reason::SHARDS_FAILED,
         reason::SOURCE_MOVED,
@@ -218,25 +241,27 @@ fn rank(verdict: &Verdict) -> u8 {
     }
 }
 
-fn coverage(input: &Input<'_>, found: &Found, independent: Option<i64>) -> String {
+fn coverage(input: &Input<'_>, source: Option<i64>, independent: Option<i64>) -> String {
     if input.level == ValidationLevel::None {
         return "nothing was compared: spec.validation.level is none".into();
     }
-    let lists = match found.source {
+    let lists = match source {
         Some(_) => "numbers of records of all values as discovered, against the totals of the source's own lists",
         None => "no totals of the source's lists",
     };
-    let keys = match found.duplicates {
-        Some(_) => "keys seen twice within each slice",
-        None => "no keys (some slices have too many)",
+    let keys = match input.found.duplicates_unknown {
+        false => "keys seen twice within each slice",
+        true => "no keys (some slices have too many)",
     };
-    match independent {
-        Some(_) => format!("{lists}; the sum, against an independent total; {keys}"),
-        None => format!("{lists}; {keys}"),
-    }
+    let sum = if independent.is_some() { "; the sum, against an independent total" } else { "" };
+    let without = match input.failed_shards {
+        0 => String::new(),
+        failed => format!("; not what {failed} failed shards should have held"),
+    };
+    format!("{lists}{sum}; {keys}{without}")
 }
 
-fn advice(reason: &Option<&'static str>, found: &Found) -> Vec<String> {
+fn advice(reason: &Option<&'static str>, found: &Comparison) -> Vec<String> {
     let mut advice = Vec::new();
     match *reason {
         Some(reason::NO_TOTAL) => advice.push(
@@ -244,7 +269,7 @@ fn advice(reason: &Option<&'static str>, found: &Found) -> Vec<String> {
         ),
         Some(reason::SOURCE_MOVED) => advice.push("The source's totals changed while it was read. Collect anew at a quieter time: raise spec.run.".into()),
         Some(reason::TOTAL_UNRELIABLE) => advice.push("The source gave more records than its total says, so the total proves nothing. Leave spec.source.http.total out, or give spec.validation.total.".into()),
-        Some(reason::SHARDS_FAILED) => advice.push("Some shards failed: see status.failures of the task, mend the cause, and raise spec.run.".into()),
+        Some(reason::SHARDS_FAILED) => advice.push("Some shards failed: see status.failures of the task, mend the cause, and have them tried again with a new value of the annotation collect.dev/retry on the task (what is committed stays). If the source, sink or record must change, raise spec.run.".into()),
         Some("CountsDiffer") => advice.push("The numbers differ: see samples and regions for where. What was collected is kept at the sink, and _current.json was not moved. Raise spec.run to collect anew.".into()),
         Some("DuplicateKeys") => advice.push("Some keys came twice within a slice: either spec.record.key does not tell records apart, or the source's pages overlap (sort them by a unique field).".into()),
         Some("IndependentTotalDiffers") => advice.push("The independent total differs from what was collected: the levels may not reach every record, or the total counts something else.".into()),
@@ -290,11 +315,14 @@ mod tests {
         Tally { records, source, items: 1, duplicates: Some(0), ..Tally::default() }
     }
 
+    fn input(node: &Node, found: Comparison) -> Input<'_> {
+        Input { level: ValidationLevel::Counts, node, found, failed_shards: 0, tolerated: false, round: 0 }
+    }
+
     fn verdict(tally: Tally, total: Option<i64>) -> (Verdict, Option<String>) {
         let mut tree = plan::tree(&[plan::task(&[], 0, 1), plan::shard(0)]);
         tree.nodes[0].total = total;
-        let input = Input { level: ValidationLevel::Counts, node: &tree.nodes[0], children: vec![], failed_shards: 0 };
-        let report = compare(&input, &[shard(tally)], Timestamp::UNIX_EPOCH);
+        let report = compare(&input(&tree.nodes[0], of_shard(&shard(tally))), Timestamp::UNIX_EPOCH);
         (report.verdict.unwrap(), report.reason)
     }
 
@@ -323,14 +351,14 @@ mod tests {
         let tree = plan::tree(&[plan::task(&[], 2, 0), plan::task(&["a"], 0, 0), plan::task(&["b"], 0, 0)]);
         let child = |value: &str, source: i64, collected: i64| {
             let leaf = plan::tree(&[plan::task(&[], 0, 1), plan::shard(0)]);
-            let input =
-                Input { level: ValidationLevel::Counts, node: &leaf.nodes[0], children: vec![], failed_shards: 0 };
-            let status = compare(&input, &[shard(tally(source, collected))], Timestamp::UNIX_EPOCH);
+            let found = of_shard(&shard(tally(source, collected)));
+            let status = compare(&input(&leaf.nodes[0], found), Timestamp::UNIX_EPOCH);
             ChildReport { step: plan::step(value), status }
         };
-        let merge = |children| {
-            let input = Input { level: ValidationLevel::Counts, node: &tree.nodes[0], children, failed_shards: 0 };
-            compare(&input, &Vec::<Arc<CollectShard>>::new(), Timestamp::UNIX_EPOCH)
+        let merge = |children: Vec<ChildReport>| {
+            let mut found = Comparison::default();
+            children.iter().for_each(|child| add(&mut found, of_child(child)));
+            compare(&input(&tree.nodes[0], found), Timestamp::UNIX_EPOCH)
         };
         let lying = {
             let mut child = child("a", 5, 6);
@@ -351,17 +379,44 @@ mod tests {
     #[test]
     fn a_failed_shard_leaves_nothing_to_compare_with() {
         let tree = plan::tree(&[plan::task(&[], 0, 2), plan::shard(0), plan::shard(1)]);
-        let input = Input { level: ValidationLevel::Counts, node: &tree.nodes[0], children: vec![], failed_shards: 1 };
-        let report = compare(&input, &[shard(tally(5, 5))], Timestamp::UNIX_EPOCH);
+        let found = of_shard(&shard(tally(5, 5)));
+        let failed = Input { failed_shards: 1, ..input(&tree.nodes[0], found) };
+        let report = compare(&failed, Timestamp::UNIX_EPOCH);
         let counts = report.counts.unwrap();
         assert_eq!((report.verdict, counts.source, counts.delta), (Some(Verdict::Fail), None, None));
+        assert_eq!(counts.source_of_committed, Some(5));
+    }
+
+    #[test]
+    fn failures_that_are_borne_leave_the_rest_to_compare() {
+        let mut tree = plan::tree(&[plan::task(&[], 0, 2), plan::shard(0), plan::shard(1)]);
+        tree.nodes[0].total = Some(99);
+        let borne = |source, collected| {
+            let found = of_shard(&shard(tally(source, collected)));
+            let input = Input { failed_shards: 1, tolerated: true, ..input(&tree.nodes[0], found) };
+            compare(&input, Timestamp::UNIX_EPOCH)
+        };
+        let good = borne(5, 5);
+        assert_eq!(good.verdict, Some(Verdict::Pass), "the independent total can't fit and is not compared");
+        assert!(good.coverage.unwrap().contains("not what 1 failed shards should have held"));
+        assert_eq!(borne(5, 4).reason.as_deref(), Some("CountsDiffer"));
+    }
+
+    #[test]
+    fn a_report_keeps_the_rounds_of_the_one_before() {
+        let tree = plan::tree(&[plan::task(&[], 0, 1), plan::shard(0)]);
+        let round = |round| {
+            let input = Input { round, ..input(&tree.nodes[0], of_shard(&shard(tally(5, 5)))) };
+            compare(&input, Timestamp::UNIX_EPOCH)
+        };
+        let second = completed(round(1), None, Some(&completed(round(0), None, None)));
+        assert_eq!(second.rounds.iter().map(|round| round.round).collect::<Vec<_>>(), [0, 1]);
     }
 
     #[test]
     fn a_task_without_work_passes_with_nothing() {
         let tree = plan::tree(&[plan::task(&[], 0, 0)]);
-        let input = Input { level: ValidationLevel::Counts, node: &tree.nodes[0], children: vec![], failed_shards: 0 };
-        let report = compare(&input, &Vec::<Arc<CollectShard>>::new(), Timestamp::UNIX_EPOCH);
+        let report = compare(&input(&tree.nodes[0], Comparison::default()), Timestamp::UNIX_EPOCH);
         assert_eq!((report.verdict, report.counts.unwrap().source), (Some(Verdict::Pass), Some(0)));
     }
 }

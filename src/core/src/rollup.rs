@@ -1,19 +1,26 @@
-//! Roll-up: a task's numbers as a fold over its direct children, recomputed each time and never incremented (I10).
+//! Roll-up: a task's numbers as a fold over its direct children and what was folded of them, recomputed each time and never
+//! incremented (I10).
 
 use collect_api::{
-    CollectShard, CollectTask, Phase,
+    CollectShard, CollectTask, DesiredState, Phase,
+    fold::{Folded, FoldedPart},
     shard::ShardPhase,
     task::{ChildCounts, Failure, RecordCounts, ShardCounts},
 };
 
-use crate::{
-    exit::{RetryClass, retry_class},
-    text,
-    tree::Node,
-};
+use crate::{attempts, fold, ranges::IndexSet, retry, text, tree::Node};
 
 /// Failures that are listed.
-pub const FAILURES: usize = 5;
+pub const FAILURES: usize = 10;
+
+/// What holds for the children of a task by what stands above them.
+#[derive(Clone, Debug, Default)]
+pub struct Above {
+    /// The strictest desired state on the path, the task included.
+    pub desired: DesiredState,
+    /// The retry tokens on the path, the task included.
+    pub token: Option<String>,
+}
 
 /// A task's numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,113 +35,196 @@ pub struct Rolled {
     pub bytes: i64,
     /// Live attempts below.
     pub workers: i32,
+    /// How often a retry took up work again below.
+    pub redrives: i32,
     /// A bounded sample of what failed.
     pub failures: Vec<Failure>,
-    /// Whether every child that the plan knows exists and is terminal.
+    /// Whether every child that the plan knows exists, or did, and is terminal.
     pub complete: bool,
     /// Whether every child that exists is terminal.
     pub at_rest: bool,
 }
 
-/// Folds the direct children of a node.
-pub fn roll_up(node: &Node, tasks: &[impl AsRef<CollectTask>], shards: &[impl AsRef<CollectShard>]) -> Rolled {
+/// Folds the direct children of a node, those that are folded already included.
+///
+/// A child that ended without success and that a retry is about to take up again counts as pending, not as ended.
+pub fn roll_up(
+    node: &Node,
+    folded: Option<&Folded>,
+    above: &Above,
+    tasks: &[impl AsRef<CollectTask>],
+    shards: &[impl AsRef<CollectShard>],
+) -> Rolled {
     let mut rolled = Rolled::default();
+    let mut terminal = 0;
+    for part in fold::parts(folded) {
+        terminal += add_folded(&mut rolled, part);
+    }
+    let mut ended = 0;
+    for task in tasks {
+        ended += i32::from(add_task(&mut rolled, task.as_ref(), above));
+    }
+    for shard in shards {
+        let shard = shard.as_ref();
+        ended += i32::from(shard_has_ended(shard, above));
+        add(&mut rolled, of_shard_above(shard, above));
+    }
     rolled.tasks.total = count(node.children.len());
     rolled.shards.total = node.shards_below;
     rolled.records.expected = node.records;
-    let mut terminal = 0;
-    for task in tasks {
-        terminal += usize::from(add_task(&mut rolled, task.as_ref()));
-    }
-    for shard in shards {
-        terminal += usize::from(add_shard(&mut rolled, shard.as_ref()));
-    }
     let seen = &rolled.tasks;
-    rolled.tasks.pending += rolled.tasks.total
-        - (seen.pending + seen.active + seen.succeeded + seen.collected + seen.failed + seen.cancelled);
+    rolled.tasks.pending = rolled.tasks.total
+        - (seen.active + seen.succeeded + seen.partially_succeeded + seen.collected + seen.failed + seen.cancelled);
     let seen = &rolled.shards;
     rolled.shards.pending = seen.total - (seen.running + seen.succeeded + seen.failed + seen.cancelled);
     rolled.failures.truncate(FAILURES);
-    rolled.complete = terminal == node.children.len() + node.shards.len();
-    rolled.at_rest = terminal == tasks.len() + shards.len();
+    rolled.complete = terminal + ended == count(node.children.len() + node.shards.len());
+    rolled.at_rest = ended == count(tasks.len() + shards.len());
     rolled
 }
 
-fn add_task(rolled: &mut Rolled, task: &CollectTask) -> bool {
-    let Some(status) = &task.status else {
-        rolled.tasks.pending += 1;
-        return false;
+/// Adds what was folded; gives back how many children that were.
+fn add_folded(rolled: &mut Rolled, part: &FoldedPart) -> i32 {
+    let phases = &part.phases;
+    rolled.tasks.succeeded += phases.succeeded;
+    rolled.tasks.partially_succeeded += phases.partially_succeeded;
+    rolled.tasks.collected += phases.collected;
+    rolled.tasks.failed += phases.failed;
+    rolled.tasks.cancelled += phases.cancelled;
+    let mut sum = Rolled {
+        shards: part.counts.clone(),
+        bytes: part.bytes,
+        redrives: part.redrives,
+        failures: part.failures.clone(),
+        ..Rolled::default()
     };
-    let phase = status.phase.clone().unwrap_or(Phase::Pending);
-    let bucket = match phase {
-        Phase::Pending => &mut rolled.tasks.pending,
-        Phase::Succeeded => &mut rolled.tasks.succeeded,
-        Phase::Collected => &mut rolled.tasks.collected,
-        Phase::Failed => &mut rolled.tasks.failed,
-        Phase::Cancelled => &mut rolled.tasks.cancelled,
-        Phase::Planning | Phase::Running | Phase::Paused | Phase::Validating | Phase::Other(_) => {
-            &mut rolled.tasks.active
-        }
-    };
-    *bucket += 1;
-    if let Some(shards) = &status.shards {
-        rolled.shards.running += shards.running;
-        rolled.shards.succeeded += shards.succeeded;
-        rolled.shards.failed += shards.failed;
-        rolled.shards.cancelled += shards.cancelled;
-        rolled.shards.retries += shards.retries;
-    }
-    if let Some(records) = &status.records {
-        rolled.records.collected += records.collected;
-        if let Some(verified) = records.verified {
-            *rolled.records.verified.get_or_insert(0) += verified;
-        }
-    }
-    rolled.bytes += status.bytes.unwrap_or(0);
-    rolled.workers += status.workers.unwrap_or(0);
-    if rolled.failures.len() < FAILURES {
-        rolled.failures.extend(status.failures.iter().cloned());
-    }
-    phase.is_terminal()
+    sum.records.collected = part.records;
+    sum.records.verified = part.verified;
+    add(rolled, sum);
+    let shards = IndexSet::parse(&part.shards).map_or(0, |shards| shards.len());
+    shards + phases.succeeded + phases.partially_succeeded + phases.collected + phases.failed + phases.cancelled
 }
 
-fn add_shard(rolled: &mut Rolled, shard: &CollectShard) -> bool {
-    let Some(status) = &shard.status else { return false };
-    let live = status.attempts.last().is_some_and(collect_api::Attempt::is_live);
-    rolled.workers += i32::from(live);
-    rolled.shards.retries += count(
-        status
-            .attempts
-            .iter()
-            .filter_map(|attempt| attempt.outcome.as_ref())
-            .filter(|outcome| matches!(retry_class(outcome), RetryClass::Failure | RetryClass::Disruption))
-            .count(),
-    ) + status.folded.as_ref().map_or(0, |folded| folded.failures + folded.disruptions);
-    let phase = status.phase.clone().unwrap_or(ShardPhase::Pending);
-    match &phase {
-        ShardPhase::Running => rolled.shards.running += 1,
-        ShardPhase::Succeeded => rolled.shards.succeeded += 1,
-        ShardPhase::Failed => {
-            rolled.shards.failed += 1;
-            if rolled.failures.len() < FAILURES {
-                rolled.failures.push(failure(shard));
-            }
+/// Adds one contribution to the numbers that are summed.
+fn add(rolled: &mut Rolled, more: Rolled) {
+    rolled.shards.running += more.shards.running;
+    rolled.shards.succeeded += more.shards.succeeded;
+    rolled.shards.failed += more.shards.failed;
+    rolled.shards.cancelled += more.shards.cancelled;
+    rolled.shards.retries += more.shards.retries;
+    rolled.records.collected += more.records.collected;
+    if let Some(verified) = more.records.verified {
+        *rolled.records.verified.get_or_insert(0) += verified;
+    }
+    rolled.bytes += more.bytes;
+    rolled.workers += more.workers;
+    rolled.redrives += more.redrives;
+    if rolled.failures.len() < FAILURES {
+        rolled.failures.extend(more.failures);
+    }
+}
+
+/// Adds a child task; whether it has ended.
+fn add_task(rolled: &mut Rolled, task: &CollectTask, above: &Above) -> bool {
+    let Some(status) = &task.status else { return false };
+    let phase = status.phase.clone().unwrap_or(Phase::Pending);
+    let due = task_is_due(task, &phase, above);
+    let bucket = match phase {
+        _ if due => None,
+        Phase::Pending => None,
+        Phase::Succeeded => Some(&mut rolled.tasks.succeeded),
+        Phase::PartiallySucceeded => Some(&mut rolled.tasks.partially_succeeded),
+        Phase::Collected => Some(&mut rolled.tasks.collected),
+        Phase::Failed => Some(&mut rolled.tasks.failed),
+        Phase::Cancelled => Some(&mut rolled.tasks.cancelled),
+        Phase::Planning | Phase::Running | Phase::Paused | Phase::Validating | Phase::Other(_) => {
+            Some(&mut rolled.tasks.active)
         }
-        ShardPhase::Cancelled => rolled.shards.cancelled += 1,
+    };
+    if let Some(bucket) = bucket {
+        *bucket += 1;
+    }
+    let mut shards = status.shards.clone().unwrap_or_default();
+    if due {
+        (shards.failed, shards.cancelled) = (0, 0);
+    }
+    let failures = if due { Vec::new() } else { status.failures.clone() };
+    let records = status.records.clone().unwrap_or_default();
+    let sum = Rolled {
+        shards,
+        records: RecordCounts { expected: None, ..records },
+        bytes: status.bytes.unwrap_or(0),
+        workers: status.workers.unwrap_or(0),
+        redrives: status.redrives.unwrap_or(0),
+        failures,
+        ..Rolled::default()
+    };
+    add(rolled, sum);
+    phase.is_terminal() && !due
+}
+
+/// Whether a retry is about to take a child task up again.
+pub fn task_is_due(task: &CollectTask, phase: &Phase, above: &Above) -> bool {
+    let token = retry::token(above.token.as_deref(), task.metadata.annotations.as_ref());
+    let retried = task.status.as_ref().and_then(|status| status.retried.as_deref());
+    let desired = above.desired.max(task.spec.desired_state.unwrap_or_default());
+    phase.is_retriable() && retry::is_due(retried, token.as_deref(), desired)
+}
+
+/// Whether a retry is about to take a shard up again.
+pub fn shard_is_due(shard: &CollectShard, above: &Above) -> bool {
+    let token = retry::token(above.token.as_deref(), shard.metadata.annotations.as_ref());
+    let Some(status) = &shard.status else { return false };
+    matches!(status.phase, Some(ShardPhase::Failed | ShardPhase::Cancelled))
+        && retry::is_due(status.retried.as_deref(), token.as_deref(), above.desired)
+}
+
+/// Whether nothing will happen to a shard any more.
+pub fn shard_has_ended(shard: &CollectShard, above: &Above) -> bool {
+    let phase = shard.status.as_ref().and_then(|status| status.phase.as_ref());
+    phase.is_some_and(ShardPhase::is_terminal) && !shard_is_due(shard, above)
+}
+
+fn of_shard_above(shard: &CollectShard, above: &Above) -> Rolled {
+    let mut one = of_shard(shard);
+    if shard_is_due(shard, above) {
+        (one.shards.failed, one.shards.cancelled) = (0, 0);
+        one.failures.clear();
+    }
+    one
+}
+
+/// What a shard contributes as it stands.
+pub fn of_shard(shard: &CollectShard) -> Rolled {
+    let mut one = Rolled::default();
+    let Some(status) = &shard.status else { return one };
+    one.workers = i32::from(status.attempts.last().is_some_and(collect_api::Attempt::is_live));
+    one.redrives = status.redrives.unwrap_or(0);
+    one.shards.retries = attempts::repeated(&status.attempts, status.folded.as_ref());
+    match status.phase.as_ref().unwrap_or(&ShardPhase::Pending) {
+        ShardPhase::Running => one.shards.running = 1,
+        ShardPhase::Succeeded => one.shards.succeeded = 1,
+        ShardPhase::Failed => {
+            one.shards.failed = 1;
+            one.failures.push(failure(shard));
+        }
+        ShardPhase::Cancelled => one.shards.cancelled = 1,
         ShardPhase::Pending | ShardPhase::Paused | ShardPhase::Other(_) => {}
     }
+    let ended = status.phase.as_ref().is_some_and(ShardPhase::is_terminal);
     match (&status.result, &status.progress) {
         (Some(result), _) => {
-            rolled.records.collected += result.tally.records;
-            rolled.bytes += result.tally.bytes;
+            one.records.collected = result.tally.records;
+            one.bytes = result.tally.bytes;
         }
-        (None, Some(progress)) => {
-            rolled.records.collected += progress.records;
-            rolled.bytes += progress.bytes;
+        // What a shard that failed had read is not at the sink.
+        (None, Some(progress)) if !ended => {
+            one.records.collected = progress.records;
+            one.bytes = progress.bytes;
         }
-        (None, None) => {}
+        (None, _) => {}
     }
-    phase.is_terminal()
+    one
 }
 
 fn failure(shard: &CollectShard) -> Failure {
@@ -143,6 +233,7 @@ fn failure(shard: &CollectShard) -> Failure {
     Failure {
         name: shard.metadata.name.clone().unwrap_or_default(),
         outcome: last.and_then(|attempt| attempt.outcome.clone()),
+        attempts: last.map(|attempt| attempt.n),
         reason: last.and_then(|attempt| attempt.reason.clone()).unwrap_or_else(|| "Failed".into()),
         message: text::cut(status.and_then(|status| status.message.as_deref()).unwrap_or("no message"), 512),
     }
@@ -214,9 +305,12 @@ mod tests {
         let tree = leaf(2);
         let root = tree.root().unwrap();
         let one = [shard(0, ShardPhase::Succeeded, 5)];
-        assert!(!roll_up(root, &none(), &one).complete && roll_up(root, &none(), &one).at_rest);
+        assert!(
+            !roll_up(root, None, &Above::default(), &none(), &one).complete
+                && roll_up(root, None, &Above::default(), &none(), &one).at_rest
+        );
         let two = [shard(0, ShardPhase::Succeeded, 5), shard(1, ShardPhase::Failed, 0)];
-        let rolled = roll_up(root, &none(), &two);
+        let rolled = roll_up(root, None, &Above::default(), &none(), &two);
         assert!(rolled.complete);
         assert_eq!(rolled.failures.len(), 1);
     }
@@ -237,11 +331,28 @@ mod tests {
             records: Some(RecordCounts { expected: None, collected: 10, verified: Some(10) }),
             ..Default::default()
         });
-        let rolled = roll_up(tree.root().unwrap(), &[Arc::new(child)], &Vec::<Arc<CollectShard>>::new());
+        let rolled = roll_up(
+            tree.root().unwrap(),
+            None,
+            &Above::default(),
+            &[Arc::new(child)],
+            &Vec::<Arc<CollectShard>>::new(),
+        );
         assert_eq!((rolled.tasks.total, rolled.tasks.succeeded, rolled.tasks.pending), (2, 1, 1));
         assert_eq!((rolled.shards.total, rolled.shards.succeeded, rolled.shards.pending), (2, 1, 1));
         assert_eq!(rolled.records.verified, Some(10));
         assert!(!rolled.complete);
+    }
+
+    #[test]
+    fn what_a_retry_is_about_to_take_up_has_not_ended() {
+        let tree = leaf(1);
+        let failed = [shard(0, ShardPhase::Failed, 0)];
+        let above = |desired| Above { desired, token: Some("again".into()) };
+        let rolled = roll_up(tree.root().unwrap(), None, &above(DesiredState::Running), &none(), &failed);
+        assert_eq!((rolled.complete, rolled.shards.failed, rolled.shards.pending), (false, 0, 1));
+        let rolled = roll_up(tree.root().unwrap(), None, &above(DesiredState::Cancelled), &none(), &failed);
+        assert_eq!((rolled.complete, rolled.shards.failed), (true, 1));
     }
 
     proptest! {
@@ -249,7 +360,7 @@ mod tests {
         fn the_buckets_add_up_to_the_total(phases in proptest::collection::vec(0..6usize, 0..30), missing in 0..5i32) {
             let shards: Vec<_> = phases.iter().enumerate().map(|(i, p)| shard(i as i32, ShardPhase::KNOWN[*p].clone(), 3)).collect();
             let tree = leaf(shards.len() as i32 + missing);
-            let rolled = roll_up(tree.root().unwrap(), &none(), &shards);
+            let rolled = roll_up(tree.root().unwrap(), None, &Above::default(), &none(), &shards);
             let s = &rolled.shards;
             prop_assert_eq!(s.pending + s.running + s.succeeded + s.failed + s.cancelled, s.total);
             prop_assert_eq!(rolled.complete, missing == 0 && phases.iter().all(|p| ShardPhase::KNOWN[*p].is_terminal()));

@@ -2,48 +2,53 @@
 
 use collect_api::{
     CollectShardStatus, Outcome,
-    condition::{COMPLETE, FAILED, reason},
+    condition::{COMPLETE, FAILED, READY, STALLED, reason},
     protocol::{Checkpoint, ProgressReport, WorkResult},
     shard::{ShardPhase, ShardProgress, ShardSummary},
 };
 use jiff::Timestamp;
 
 use crate::{
-    conditions::{self, whole_seconds},
+    attempts::{self, Entries},
+    conditions::{self, At, whole_seconds},
     exit::{RetryClass, retry_class},
-    ledger::{self, Ended, Finish},
+    ledger::{self, Ended, Finish, Seen, Step},
     resolve::RetryPolicy,
     text,
 };
 
-/// The status with attempt n authorised.
-pub fn authorised(
-    status: &CollectShardStatus,
-    n: i32,
-    me: &str,
-    generation: Option<i64>,
-    now: Timestamp,
-) -> CollectShardStatus {
+/// The status with the next attempt authorised.
+pub fn authorised(status: &CollectShardStatus, policy: &RetryPolicy, me: &str, at: At) -> CollectShardStatus {
     let mut new = status.clone();
-    ledger::authorise(&mut new.attempts, &mut new.folded, n, me, now);
+    let forgiven = status.forgiven.unwrap_or_default();
+    let n = attempts::authorise(&mut new.attempts, &mut new.folded, forgiven, policy, me, at.now);
     new.attempt = Some(n);
     new.phase = Some(ShardPhase::Running);
     new.message = None;
-    new.observed_generation = generation;
+    new.observed_generation = at.generation;
     new
 }
 
-#[allow(clippy::too_many_arguments)]
+/// What the end of an attempt is recorded for.
+#[derive(Clone, Copy, Debug)]
+pub struct Recording<'a> {
+    /// Uid of the shard; seeds the jitter of the backoff.
+    pub uid: &'a str,
+    /// Records that the plan expects, where it knows.
+    pub expected: Option<i64>,
+    /// Limits on attempts.
+    pub policy: &'a RetryPolicy,
+    /// The retry tokens that hold for it.
+    pub token: Option<&'a str>,
+}
+
 /// The status with the end of attempt n recorded, and with the shard's own end where that follows from it: one write.
 pub fn recorded(
     status: &CollectShardStatus,
-    uid: &str,
-    expected: Option<i64>,
     n: i32,
     end: &Ended,
-    policy: &RetryPolicy,
-    generation: Option<i64>,
-    now: Timestamp,
+    recording: &Recording<'_>,
+    at: At,
 ) -> CollectShardStatus {
     let mut end = end.clone();
     let result = match &end.message.result {
@@ -58,97 +63,80 @@ pub fn recorded(
             Some("the worker ended well but left no result; the next attempt reads it from the manifest".into());
     }
     let mut new = status.clone();
-    ledger::record(&mut new.attempts, new.folded.as_ref(), n, &end, policy, uid, now);
+    let used = Entries::of_shard(status).used(recording.policy);
+    attempts::record(&mut new.attempts, &used, n, &end, recording.policy, recording.uid, at.now);
     if let Some(checkpoint) = end.message.checkpoint.as_ref().filter(|new| is_ahead(status.checkpoint.as_ref(), new)) {
         new.checkpoint = Some(checkpoint.clone());
     }
     new.phase = Some(ShardPhase::Pending);
-    new.observed_generation = generation;
+    new.observed_generation = at.generation;
     let last = new.attempts.last();
     new.message = last.and_then(|attempt| attempt.message.clone()).filter(|_| !claims_done);
     if let Some(result) = result.filter(|_| claims_done) {
+        let total = Some(result.tally.source).filter(|_| result.tally.without_total == 0);
         new.summary = Some(ShardSummary {
             progress: Some("100%".into()),
-            records: Some(text::of(
-                result.tally.records,
-                expected.or(Some(result.tally.source).filter(|_| result.tally.without_total == 0)),
-            )),
+            records: Some(text::of(result.tally.records, recording.expected.or(total))),
             rate: last.and_then(|attempt| {
                 let (from, to) = (attempt.started_at.as_ref()?, attempt.finished_at.as_ref()?);
                 text::rate(attempt.records?, to.0.duration_since(from.0).as_secs_f64().max(1.0))
             }),
         });
         new.result = Some(result);
-        return finished(&new, &Finish::Done, generation, now);
+        return finished(&new, &Finish::Done, recording.token, at);
     }
-    let unreachable = ledger::Seen {
-        me: "",
-        uid,
-        desired: collect_api::DesiredState::Running,
-        admitted: false,
-        worker: ledger::WorkerSeen::Unseen,
-        post: ledger::Post::NotTried,
-        watched_for: std::time::Duration::ZERO,
-    };
-    match ledger::decide(&new.attempts, new.folded.as_ref(), policy, &unreachable, now) {
-        ledger::Step::Finish(finish) => finished(&new, &finish, generation, now),
+    match ledger::decide(Entries::of_shard(&new), recording.policy, &Seen::nothing(), at.now) {
+        Step::Finish(finish) => finished(&new, &finish, recording.token, at),
         _ => new,
     }
 }
 
-/// The status at the end of the shard.
-pub fn finished(
-    status: &CollectShardStatus,
-    finish: &Finish,
-    generation: Option<i64>,
-    now: Timestamp,
-) -> CollectShardStatus {
+/// The status at the end of the shard. Without success it remembers the retry tokens that held.
+pub fn finished(status: &CollectShardStatus, finish: &Finish, token: Option<&str>, at: At) -> CollectShardStatus {
     let mut new = status.clone();
-    new.observed_generation = generation;
+    new.observed_generation = at.generation;
     match finish {
         Finish::Done => {
+            let message = "the slice is committed at the sink";
             new.phase = Some(ShardPhase::Succeeded);
             new.message = None;
             // What led to the result is told by the manifest; the object stays small.
             new.checkpoint = None;
             new.progress = None;
-            conditions::set(
-                &mut new.conditions,
-                COMPLETE,
-                "True",
-                reason::SUCCEEDED,
-                "the slice is committed at the sink",
-                generation,
-                now,
-            );
-            conditions::ready(
-                &mut new.conditions,
-                reason::SUCCEEDED,
-                "the slice is committed at the sink",
-                generation,
-                now,
-            );
+            conditions::clear(&mut new.conditions, FAILED);
+            conditions::set(&mut new.conditions, COMPLETE, "True", reason::SUCCEEDED, message, at);
+            conditions::ready(&mut new.conditions, reason::SUCCEEDED, message, at);
         }
         Finish::Failed(why) => {
             new.phase = Some(ShardPhase::Failed);
             new.message = Some(text::cut(why, 1024));
-            conditions::set(&mut new.conditions, FAILED, "True", reason::FAILED, why, generation, now);
-            conditions::stalled(&mut new.conditions, reason::FAILED, why, generation, now);
+            new.retried = token.map(str::to_owned);
+            conditions::set(&mut new.conditions, FAILED, "True", reason::FAILED, why, at);
+            conditions::stalled(&mut new.conditions, reason::FAILED, why, at);
         }
         Finish::Cancelled => {
+            let message = "cancelled by desiredState, or because its task ended";
             new.phase = Some(ShardPhase::Cancelled);
-            new.message = Some("cancelled by desiredState".into());
-            conditions::set(
-                &mut new.conditions,
-                FAILED,
-                "True",
-                reason::CANCELLED,
-                "cancelled by desiredState",
-                generation,
-                now,
-            );
+            new.message = Some(message.into());
+            new.retried = token.map(str::to_owned);
+            conditions::set(&mut new.conditions, FAILED, "True", reason::CANCELLED, message, at);
         }
     }
+    new
+}
+
+/// The status of a shard that a retry takes up again: budgets anew, attempt numbers and checkpoint as they were.
+pub fn redriven(status: &CollectShardStatus, token: Option<&str>, at: At) -> CollectShardStatus {
+    let mut new = status.clone();
+    new.forgiven = Some(attempts::forgive(Entries::of_shard(status), &mut new.folded));
+    new.redrives = Some(status.redrives.unwrap_or_default() + 1);
+    new.retried = token.map(str::to_owned);
+    new.phase = Some(ShardPhase::Pending);
+    new.message = Some("taken up again by a retry".into());
+    new.observed_generation = at.generation;
+    conditions::clear(&mut new.conditions, FAILED);
+    conditions::clear(&mut new.conditions, READY);
+    conditions::clear(&mut new.conditions, STALLED);
     new
 }
 
@@ -211,16 +199,18 @@ mod tests {
 
     use super::*;
 
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
+    fn at(second: i64) -> At {
+        At { generation: Some(1), now: Timestamp::from_second(second).unwrap() }
     }
 
     fn running() -> CollectShardStatus {
-        authorised(&CollectShardStatus::default(), 1, "me", Some(1), at(0))
+        authorised(&CollectShardStatus::default(), &RetryPolicy::of(None), "me", at(0))
     }
 
     fn record(status: &CollectShardStatus, end: &Ended) -> CollectShardStatus {
-        recorded(status, "uid", Some(10), 1, end, &RetryPolicy::of(None), Some(1), at(60))
+        let recording =
+            Recording { uid: "uid", expected: Some(10), policy: &RetryPolicy::of(None), token: Some("first") };
+        recorded(status, 1, end, &recording, at(60))
     }
 
     fn success(records: i64) -> Ended {
@@ -262,6 +252,23 @@ mod tests {
     }
 
     #[test]
+    fn a_retry_takes_up_what_failed_with_its_checkpoint() {
+        let mut end = Ended { outcome: Some(Outcome::Permanent), ..Ended::default() };
+        end.message.checkpoint = Some(Checkpoint { seq: 3, ..Checkpoint::default() });
+        let failed = record(&running(), &end);
+        assert_eq!(failed.retried.as_deref(), Some("first"), "it remembers what held when it failed");
+        let again = redriven(&failed, Some("second"), at(90));
+        assert_eq!(
+            (again.phase.clone(), again.redrives, again.forgiven),
+            (Some(ShardPhase::Pending), Some(1), Some(1))
+        );
+        assert_eq!(again.checkpoint.as_ref().unwrap().seq, 3);
+        assert!(again.conditions.is_empty(), "{:?}", again.conditions);
+        let second = authorised(&again, &RetryPolicy::of(None), "me", at(91));
+        assert_eq!(second.attempt, Some(2));
+    }
+
+    #[test]
     fn a_checkpoint_never_goes_backwards_and_a_zombies_report_is_refused() {
         let report = |attempt, seq, checkpoint| ProgressReport {
             attempt,
@@ -274,12 +281,15 @@ mod tests {
             requests: 0,
             retries: 0,
         };
-        let first = progressed(&running(), Some(10), &report(1, 1, 4), at(9)).unwrap();
+        let first = progressed(&running(), Some(10), &report(1, 1, 4), at(9).now).unwrap();
         assert_eq!(first.summary.clone().unwrap().progress.unwrap(), "50%");
-        let second = progressed(&first, Some(10), &report(1, 2, 3), at(9)).unwrap();
+        let second = progressed(&first, Some(10), &report(1, 2, 3), at(9).now).unwrap();
         assert_eq!(second.checkpoint.unwrap().seq, 4);
-        assert!(progressed(&first, Some(10), &report(1, 1, 9), at(9)).is_none(), "an old report");
-        assert!(progressed(&first, Some(10), &report(2, 5, 9), at(9)).is_none(), "another attempt's");
-        assert!(progressed(&record(&first, &success(1)), Some(10), &report(1, 3, 9), at(9)).is_none(), "after the end");
+        assert!(progressed(&first, Some(10), &report(1, 1, 9), at(9).now).is_none(), "an old report");
+        assert!(progressed(&first, Some(10), &report(2, 5, 9), at(9).now).is_none(), "another attempt's");
+        assert!(
+            progressed(&record(&first, &success(1)), Some(10), &report(1, 3, 9), at(9).now).is_none(),
+            "after the end"
+        );
     }
 }

@@ -1,17 +1,21 @@
 //! A task's status: where it stands, by what was rolled up, compared and committed.
 
+use std::time::Duration;
+
 use collect_api::{
     CollectTask, CollectTaskStatus, DesiredState, Phase, ValidationReportStatus,
     condition::{COMPLETE, FAILED, VERIFIED, reason},
     protocol::CommitResult,
     report::Verdict,
-    task::{Milestone, ReportRef, TaskSummary},
+    task::{Milestone, ReportRef, Straggler, TaskSummary},
 };
 use jiff::Timestamp;
 
 use crate::{
-    conditions::{self, whole_seconds},
-    rollup::Rolled,
+    conditions::{self, At, whole_seconds},
+    halt::Halt,
+    retry,
+    rollup::{Above, Rolled},
     text,
 };
 
@@ -36,16 +40,24 @@ pub enum Commit {
 pub struct Progress<'a> {
     /// The fold over its children.
     pub rolled: &'a Rolled,
-    /// The strictest desired state on its path.
+    /// What shall become of it: the strictest on its path, or Cancelled where the run is stopped.
     pub desired: DesiredState,
+    /// Why the run is stopped, if it is.
+    pub halt: Option<&'a Halt>,
+    /// Failed shards that are borne.
+    pub tolerated: i32,
     /// The comparison; made when every child is over.
     pub comparison: Option<&'a ValidationReportStatus>,
     /// Where the commit stands.
     pub commit: Commit,
-    /// Name of the report, if it exists with its status.
+    /// Name of the report, if it exists and is about this round.
     pub report: Option<String>,
     /// Why some work waits, if it does.
     pub waiting: Option<String>,
+    /// Running shards that take much longer than their siblings.
+    pub stragglers: Vec<Straggler>,
+    /// The retry tokens that hold for it.
+    pub token: Option<String>,
 }
 
 /// What has to exist before the task can end.
@@ -59,24 +71,30 @@ pub enum Needs {
     Report,
 }
 
-/// The status of a run that has just begun: everything of the run before is gone (I9: only a new run leaves a terminal phase).
-pub fn begun(task: &CollectTask, run: i64, now: Timestamp) -> CollectTaskStatus {
+/// The status of a run that has just begun: everything of the run before is gone (I9: only a retry or a new run leaves a
+/// terminal phase).
+pub fn begun(task: &CollectTask, run: i64, token: Option<String>, now: Timestamp) -> CollectTaskStatus {
     let old = task.status.clone().unwrap_or_default();
-    let generation = task.metadata.generation;
+    let at = At { generation: task.metadata.generation, now };
     let mut new = CollectTaskStatus {
         phase: Some(Phase::Pending),
         run: Some(run),
         started_at: Some(whole_seconds(now)),
         conditions: old.conditions,
         selector: Some(selector(task)),
-        observed_generation: generation,
+        observed_generation: at.generation,
+        retried: token,
         ..CollectTaskStatus::default()
     };
-    for type_ in [COMPLETE, FAILED, VERIFIED] {
-        conditions::clear(&mut new.conditions, type_);
-    }
-    conditions::working(&mut new.conditions, "Pending", "the run begins", generation, now);
+    clear_ends(&mut new);
+    conditions::working(&mut new.conditions, "Pending", "the run begins", at);
     new
+}
+
+fn clear_ends(status: &mut CollectTaskStatus) {
+    for type_ in [COMPLETE, FAILED, VERIFIED] {
+        conditions::clear(&mut status.conditions, type_);
+    }
 }
 
 /// Label selector of the worker pods below a task.
@@ -87,145 +105,183 @@ fn selector(task: &CollectTask) -> String {
 }
 
 /// The status while something other than its children is worked on or waited for.
-pub fn waiting(
-    status: &CollectTaskStatus,
-    phase: Phase,
-    reason: &str,
-    message: &str,
-    generation: Option<i64>,
-    now: Timestamp,
-) -> CollectTaskStatus {
+pub fn waiting(status: &CollectTaskStatus, phase: Phase, reason: &str, message: &str, at: At) -> CollectTaskStatus {
     let mut new = status.clone();
     new.phase = Some(phase);
     new.message = Some(text::cut(message, 1024));
-    new.observed_generation = generation;
-    conditions::working(&mut new.conditions, reason, message, generation, now);
+    new.observed_generation = at.generation;
+    conditions::working(&mut new.conditions, reason, message, at);
     new
 }
 
 /// The status of a task that can't go on without help, without being over.
-pub fn stuck(
-    status: &CollectTaskStatus,
-    reason: &str,
-    message: &str,
-    generation: Option<i64>,
-    now: Timestamp,
-) -> CollectTaskStatus {
+pub fn stuck(status: &CollectTaskStatus, reason: &str, message: &str, at: At) -> CollectTaskStatus {
     let mut new = status.clone();
     new.message = Some(text::cut(message, 1024));
-    new.observed_generation = generation;
-    conditions::stalled(&mut new.conditions, reason, message, generation, now);
+    new.observed_generation = at.generation;
+    conditions::stalled(&mut new.conditions, reason, message, at);
     new
 }
 
 /// The status of a task that is over without success.
-pub fn failed(
-    status: &CollectTaskStatus,
-    phase: Phase,
-    reason: &str,
-    message: &str,
-    generation: Option<i64>,
-    now: Timestamp,
-) -> CollectTaskStatus {
+pub fn failed(status: &CollectTaskStatus, phase: Phase, reason: &str, message: &str, at: At) -> CollectTaskStatus {
     let mut new = status.clone();
     new.phase = Some(phase);
     new.message = Some(text::cut(message, 1024));
-    new.observed_generation = generation;
-    new.finished_at = Some(whole_seconds(now));
+    new.observed_generation = at.generation;
+    new.finished_at = Some(whole_seconds(at.now));
     new.workers = Some(0);
-    conditions::set(&mut new.conditions, FAILED, "True", reason, message, generation, now);
-    conditions::stalled(&mut new.conditions, reason, message, generation, now);
+    new.stragglers.clear();
+    conditions::set(&mut new.conditions, FAILED, "True", reason, message, at);
+    conditions::stalled(&mut new.conditions, reason, message, at);
+    new
+}
+
+/// Whether a task that is over is to be taken up again: by tokens of its own path, or because something below it was.
+///
+/// A view that is too old can't make it so: counts of retries only grow.
+pub fn is_to_be_redriven(status: &CollectTaskStatus, rolled: Option<&Rolled>, above: &Above) -> Option<Redrive> {
+    status.phase.as_ref().filter(|phase| phase.is_retriable())?;
+    if retry::is_due(status.retried.as_deref(), above.token.as_deref(), above.desired) {
+        return Some(Redrive::Here);
+    }
+    let below = rolled.map_or(0, |rolled| rolled.redrives);
+    (above.desired == DesiredState::Running && below > status.redrives_below.unwrap_or(0)).then_some(Redrive::Below)
+}
+
+/// Where a retry begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Redrive {
+    /// At this task.
+    Here,
+    /// At something below it, which is taken up already.
+    Below,
+}
+
+/// The status of a task that a retry takes up again: what had failed is undone, what is committed stays.
+pub fn redriven(status: &CollectTaskStatus, redrive: Redrive, token: Option<String>, at: At) -> CollectTaskStatus {
+    let sealed = status.plan.as_ref().is_some_and(|plan| plan.sealed.is_some());
+    let child = status.plan.is_none() && status.shards.is_some();
+    let phase = if sealed || child { Phase::Running } else { Phase::Pending };
+    let mut new = waiting(status, phase, reason::REDRIVEN, "a retry takes up what had failed", at);
+    if redrive == Redrive::Here {
+        new = unfolded(&new);
+        new.redrives = Some(new.redrives.unwrap_or_default() + 1);
+    }
+    new.retried = token;
+    new.finished_at = None;
+    new.report = None;
+    new.elapsed_seconds = status.elapsed_seconds.map(|_| 0);
+    if let Some(plan) = new.plan.as_mut().filter(|plan| plan.sealed.is_none()) {
+        plan.forgiven = plan.attempts.last().map(|attempt| attempt.n);
+    }
+    if let Some(commit) = new.commit.as_mut().filter(|commit| commit.result.is_none()) {
+        commit.forgiven = commit.attempts.last().map(|attempt| attempt.n);
+    } else {
+        // Files may be added: the list is written once more.
+        new.commit = None;
+    }
+    if let Some(before) = new.hooks.as_mut().and_then(|hooks| hooks.before_start.as_mut())
+        && before.succeeded == Some(false)
+    {
+        before.succeeded = None;
+        before.forgiven = before.attempts.last().map(|attempt| attempt.n);
+    }
+    clear_ends(&mut new);
+    new
+}
+
+/// The status without the folded children that a retry takes out again; how often they had been retried is kept.
+pub fn unfolded(status: &CollectTaskStatus) -> CollectTaskStatus {
+    let mut new = status.clone();
+    if let Some(folded) = &mut new.folded
+        && let Some(undone) = folded.undone.take()
+        && undone.redrives > 0
+    {
+        folded.done.get_or_insert_default().redrives += undone.redrives;
+    }
     new
 }
 
 /// The status of a task whose plan is sealed, and what it needs before it can end.
-pub fn advance(
-    status: &CollectTaskStatus,
-    seen: &Progress<'_>,
-    generation: Option<i64>,
-    now: Timestamp,
-) -> (CollectTaskStatus, Needs) {
-    let rolled = seen.rolled;
-    let mut new = numbers(status, rolled, now);
-    new.observed_generation = generation;
-    if seen.desired == DesiredState::Cancelled && !rolled.complete {
-        if rolled.at_rest && rolled.workers == 0 {
-            return (
-                failed(
-                    &new,
-                    Phase::Cancelled,
-                    reason::CANCELLED,
-                    "cancelled by desiredState; what was committed stays at the sink",
-                    generation,
-                    now,
-                ),
-                Needs::Nothing,
-            );
-        }
-        return (
-            waiting(&new, Phase::Running, reason::CANCELLED, "workers are being stopped", generation, now),
-            Needs::Nothing,
-        );
+pub fn advance(status: &CollectTaskStatus, seen: &Progress<'_>, at: At) -> (CollectTaskStatus, Needs) {
+    let mut new = numbers(status, seen, at.now);
+    new.observed_generation = at.generation;
+    new.retried = seen.token.clone();
+    if !seen.rolled.complete {
+        return (going_on(&new, seen, at), Needs::Nothing);
     }
-    if !rolled.complete {
-        let message = seen.waiting.clone().unwrap_or_else(|| progress_message(rolled));
-        return match seen.desired {
-            DesiredState::Paused => (
-                waiting(
-                    &new,
-                    Phase::Paused,
-                    reason::PAUSED,
-                    "paused by desiredState; set it to Running to go on",
-                    generation,
-                    now,
-                ),
-                Needs::Nothing,
-            ),
-            DesiredState::Running | DesiredState::Cancelled => {
-                (waiting(&new, Phase::Running, reason::RUNNING, &message, generation, now), Needs::Nothing)
-            }
-        };
-    }
+    new.stragglers.clear();
     let Some(comparison) = seen.comparison else {
-        return (
-            waiting(&new, Phase::Validating, reason::VALIDATING, "comparing with the source", generation, now),
-            Needs::Nothing,
-        );
+        return (waiting(&new, Phase::Validating, reason::VALIDATING, "comparing with the source", at), Needs::Nothing);
     };
-    if rolled.tasks.cancelled + rolled.shards.cancelled > 0 && rolled.tasks.failed + rolled.shards.failed == 0 {
-        let message = format!("{} of {} shards were cancelled", rolled.shards.cancelled, rolled.shards.total);
-        return (failed(&new, Phase::Cancelled, reason::CANCELLED, &message, generation, now), Needs::Nothing);
+    if let Some(end) = cut_short(&new, seen, at) {
+        return (end, Needs::Nothing);
     }
     let verdict = comparison.verdict.clone().unwrap_or(Verdict::Inconclusive);
     if verdict != Verdict::Fail {
         match &seen.commit {
             Commit::Open => {
-                return (
-                    waiting(
-                        &new,
-                        Phase::Validating,
-                        reason::VALIDATING,
-                        "writing the run's file list",
-                        generation,
-                        now,
-                    ),
-                    Needs::Commit,
-                );
+                let message = "writing the run's file list";
+                return (waiting(&new, Phase::Validating, reason::VALIDATING, message, at), Needs::Commit);
             }
             Commit::Failed(why) => {
-                return (failed(&new, Phase::Failed, reason::COMMIT_FAILED, why, generation, now), Needs::Nothing);
+                return (failed(&new, Phase::Failed, reason::COMMIT_FAILED, why, at), Needs::Nothing);
             }
             Commit::NotHere | Commit::Done(_) => {}
         }
     }
     let Some(report) = &seen.report else {
-        return (
-            waiting(&new, Phase::Validating, reason::VALIDATING, "writing the report", generation, now),
-            Needs::Report,
-        );
+        return (waiting(&new, Phase::Validating, reason::VALIDATING, "writing the report", at), Needs::Report);
     };
     new.report = Some(ReportRef { name: report.clone(), verdict: verdict.clone() });
-    (ended(new, rolled, comparison, &verdict, report, generation, now), Needs::Nothing)
+    (ended(new, seen.rolled, comparison, &verdict, report, at), Needs::Nothing)
+}
+
+/// Some children are not over.
+fn going_on(new: &CollectTaskStatus, seen: &Progress<'_>, at: At) -> CollectTaskStatus {
+    let rolled = seen.rolled;
+    match (seen.desired, seen.halt) {
+        (DesiredState::Cancelled, halt) if rolled.at_rest && rolled.workers == 0 => match halt {
+            Some(halt) => failed(new, Phase::Failed, halt.reason, &halt.message, at),
+            None => {
+                let message = "cancelled by desiredState; what was committed stays at the sink";
+                failed(new, Phase::Cancelled, reason::CANCELLED, message, at)
+            }
+        },
+        (DesiredState::Cancelled, halt) => {
+            let reason = halt.map_or(reason::CANCELLED, |halt| halt.reason);
+            waiting(new, Phase::Running, reason, "workers are being stopped", at)
+        }
+        (DesiredState::Paused, _) => {
+            let message = "paused by desiredState; set it to Running to go on";
+            waiting(new, Phase::Paused, reason::PAUSED, message, at)
+        }
+        (DesiredState::Running, _) => {
+            let message = seen.waiting.clone().unwrap_or_else(|| progress_message(rolled, &seen.stragglers));
+            waiting(new, Phase::Running, reason::RUNNING, &message, at)
+        }
+    }
+}
+
+/// Every child is over, but some were stopped before they had done their work.
+fn cut_short(new: &CollectTaskStatus, seen: &Progress<'_>, at: At) -> Option<CollectTaskStatus> {
+    let rolled = seen.rolled;
+    if rolled.tasks.cancelled + rolled.shards.cancelled == 0 {
+        return None;
+    }
+    match seen.halt {
+        // With failFast the failures themselves are the end: the report tells of them.
+        Some(halt) if halt.reason != reason::SHARDS_FAILED => {
+            Some(failed(new, Phase::Failed, halt.reason, &halt.message, at))
+        }
+        Some(_) => None,
+        None if rolled.shards.failed > seen.tolerated => None,
+        None => {
+            let message = format!("{} of {} shards were cancelled", rolled.shards.cancelled, rolled.shards.total);
+            Some(failed(new, Phase::Cancelled, reason::CANCELLED, &message, at))
+        }
+    }
 }
 
 fn ended(
@@ -234,49 +290,55 @@ fn ended(
     comparison: &ValidationReportStatus,
     verdict: &Verdict,
     report: &str,
-    generation: Option<i64>,
-    now: Timestamp,
+    at: At,
 ) -> CollectTaskStatus {
     let counts = comparison.counts.clone().unwrap_or_default();
     let why = comparison.reason.clone().unwrap_or_default();
     let advice = comparison.recommendations.first().cloned().unwrap_or_default();
     let collected = counts.collected;
-    let summary = new.summary.get_or_insert_default();
-    summary.match_ = counts.source.map(|source| text::matched(source, collected));
+    let source = counts.source.or(counts.source_of_committed);
+    new.summary.get_or_insert_default().match_ = source.map(|source| text::matched(source, collected));
+    let borne = rolled.shards.failed;
     match verdict {
         Verdict::Pass => {
-            let message = format!("{collected} records collected, as many as the source holds; see report {report}");
-            new.phase = Some(Phase::Succeeded);
+            let (phase, reason, message) = if borne == 0 {
+                let message =
+                    format!("{collected} records collected, as many as the source holds; see report {report}");
+                (Phase::Succeeded, reason::SUCCEEDED, message)
+            } else {
+                let message = format!(
+                    "{collected} records collected, as many as the source holds of the committed slices; {borne} of {} shards failed, which spec.completion bears; see report {report}",
+                    rolled.shards.total
+                );
+                (Phase::PartiallySucceeded, reason::PARTIALLY_SUCCEEDED, message)
+            };
+            new.phase = Some(phase);
             if let Some(records) = &mut new.records {
                 records.verified = Some(collected);
             }
-            conditions::set(&mut new.conditions, VERIFIED, "True", reason::SUCCEEDED, &message, generation, now);
-            conditions::set(&mut new.conditions, COMPLETE, "True", reason::SUCCEEDED, &message, generation, now);
-            conditions::ready(&mut new.conditions, reason::SUCCEEDED, &message, generation, now);
+            conditions::set(&mut new.conditions, VERIFIED, "True", reason, &message, at);
+            conditions::set(&mut new.conditions, COMPLETE, "True", reason, &message, at);
+            conditions::ready(&mut new.conditions, reason, &message, at);
             new.message = Some(message);
         }
         Verdict::Inconclusive | Verdict::Other(_) => {
-            let message = format!("{collected} records collected, not verified ({why}). {advice}");
+            let without = match borne {
+                0 => String::new(),
+                _ => format!("; {borne} of {} shards failed, which spec.completion bears", rolled.shards.total),
+            };
+            let message = format!("{collected} records collected, not verified ({why}){without}. {advice}");
             new.phase = Some(Phase::Collected);
-            conditions::set(&mut new.conditions, VERIFIED, "Unknown", &why, &message, generation, now);
-            conditions::set(&mut new.conditions, COMPLETE, "True", reason::COLLECTED, &message, generation, now);
-            conditions::ready(&mut new.conditions, reason::COLLECTED, &message, generation, now);
+            conditions::set(&mut new.conditions, VERIFIED, "Unknown", &why, &message, at);
+            conditions::set(&mut new.conditions, COMPLETE, "True", reason::COLLECTED, &message, at);
+            conditions::ready(&mut new.conditions, reason::COLLECTED, &message, at);
             new.message = Some(text::cut(&message, 1024));
         }
         Verdict::Fail => {
             let shards_failed = why == reason::SHARDS_FAILED;
             let (reason, message) = if shards_failed {
-                let first = rolled
-                    .failures
-                    .first()
-                    .map(|failure| format!("; the first, {}: {}", failure.name, failure.message))
-                    .unwrap_or_default();
-                (
-                    reason::SHARDS_FAILED,
-                    format!("{} of {} shards failed{first}", rolled.shards.failed, rolled.shards.total),
-                )
+                (reason::SHARDS_FAILED, failures_message(rolled))
             } else {
-                let source = counts.source.map_or_else(|| "unknown".to_owned(), |source| source.to_string());
+                let source = source.map_or_else(|| "unknown".to_owned(), |source| source.to_string());
                 (
                     reason::VALIDATION_FAILED,
                     format!(
@@ -284,15 +346,23 @@ fn ended(
                     ),
                 )
             };
-            new = failed(&new, Phase::Failed, reason, &message, generation, now);
+            new = failed(&new, Phase::Failed, reason, &message, at);
             if !shards_failed {
-                conditions::set(&mut new.conditions, VERIFIED, "False", &why, &message, generation, now);
+                conditions::set(&mut new.conditions, VERIFIED, "False", &why, &message, at);
             }
             return new;
         }
     }
-    finish_numbers(&mut new, now);
+    finish_numbers(&mut new, at.now);
     new
+}
+
+fn failures_message(rolled: &Rolled) -> String {
+    let first = rolled.failures.first();
+    let first = first.map(|failure| format!("; the first, {}: {}", failure.name, failure.message)).unwrap_or_default();
+    let how = "once mended, set a new value of the annotation collect.dev/retry to have them tried again";
+    let (failed, total) = (rolled.shards.failed, rolled.shards.total);
+    format!("{failed} of {total} shards failed; {how}{first}")
 }
 
 fn finish_numbers(new: &mut CollectTaskStatus, now: Timestamp) {
@@ -306,7 +376,8 @@ fn finish_numbers(new: &mut CollectTaskStatus, now: Timestamp) {
 }
 
 /// The numbers of a fold in a status. Progress never falls within a run (I10).
-fn numbers(status: &CollectTaskStatus, rolled: &Rolled, now: Timestamp) -> CollectTaskStatus {
+fn numbers(status: &CollectTaskStatus, seen: &Progress<'_>, now: Timestamp) -> CollectTaskStatus {
+    let rolled = seen.rolled;
     let mut new = status.clone();
     let (done, of) = match rolled.records.expected {
         Some(expected) if expected > 0 => (rolled.records.collected, expected),
@@ -320,6 +391,10 @@ fn numbers(status: &CollectTaskStatus, rolled: &Rolled, now: Timestamp) -> Colle
     new.bytes = Some(rolled.bytes);
     new.workers = Some(rolled.workers);
     new.failures = rolled.failures.clone();
+    new.stragglers = seen.stragglers.clone();
+    let own = status.redrives.unwrap_or(0) - status.redrives_below.unwrap_or(0);
+    new.redrives = Some(own + rolled.redrives).filter(|redrives| *redrives > 0);
+    new.redrives_below = Some(rolled.redrives).filter(|redrives| *redrives > 0);
     let seconds = status.started_at.as_ref().map_or(0.0, |start| now.duration_since(start.0).as_secs_f64());
     new.summary = Some(TaskSummary {
         progress: Some(format!("{progress}%")),
@@ -341,7 +416,7 @@ fn milestones(new: &mut CollectTaskStatus, now: Timestamp) {
     }
 }
 
-fn progress_message(rolled: &Rolled) -> String {
+fn progress_message(rolled: &Rolled, stragglers: &[Straggler]) -> String {
     let shards = &rolled.shards;
     let mut message = format!("{} of {} shards done, {} running", shards.succeeded, shards.total, shards.running);
     if shards.failed > 0 {
@@ -350,7 +425,17 @@ fn progress_message(rolled: &Rolled) -> String {
     if shards.retries > 0 {
         message.push_str(&format!(", {} attempts repeated", shards.retries));
     }
+    if let Some(slowest) = stragglers.first() {
+        message.push_str(&format!("; slow: {} ({})", slowest.name, slowest.reason));
+    }
     message
+}
+
+/// Time that is left until a finished task is to be deleted, if it is ever to be.
+pub fn ttl_left(status: &CollectTaskStatus, ttl: Option<Duration>, now: Timestamp) -> Option<Duration> {
+    let finished = status.finished_at.as_ref()?.0;
+    let over = finished.checked_add(ttl?).ok()?;
+    Some(Duration::try_from(over.duration_since(now)).unwrap_or_default())
 }
 
 /// Whether the difference between two statuses must be written at once; otherwise it is progress, which may wait.
@@ -366,7 +451,11 @@ pub fn is_transition(old: &CollectTaskStatus, new: &CollectTaskStatus) -> bool {
         || failed(old) != failed(new)
         || old.plan != new.plan
         || old.commit != new.commit
+        || old.hooks != new.hooks
         || old.report != new.report
+        || old.retried != new.retried
+        || old.redrives != new.redrives
+        || old.elapsed_seconds != new.elapsed_seconds
         || old.milestones.len() != new.milestones.len()
 }
 
@@ -401,6 +490,14 @@ pub fn events(old: &CollectTaskStatus, new: &CollectTaskStatus) -> Vec<Told> {
             told.push(Told { warning, reason: phase.to_string(), note: text::cut(&note, 1000) });
         }
     }
+    for slow in new.stragglers.iter().filter(|slow| !old.stragglers.iter().any(|known| known.name == slow.name)) {
+        let note = format!("{} takes more than three times as long as its siblings: {}", slow.name, slow.reason);
+        told.push(Told { warning: true, reason: reason::STRAGGLERS.into(), note });
+    }
+    if new.redrives > old.redrives && old.finished_at.is_some() && new.finished_at.is_none() {
+        let note = "a retry takes up what had failed; what is committed stays".to_owned();
+        told.push(Told { warning: false, reason: reason::REDRIVEN.into(), note });
+    }
     for milestone in new.milestones.iter().filter(|m| m.percent < 100 && !old.milestones.contains(m)) {
         let records = new.summary.as_ref().and_then(|summary| summary.records.clone()).unwrap_or_default();
         told.push(Told {
@@ -421,12 +518,27 @@ mod tests {
 
     use super::*;
 
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
+    fn at(second: i64) -> At {
+        At { generation: Some(1), now: Timestamp::from_second(second).unwrap() }
     }
 
     fn begin() -> CollectTaskStatus {
-        begun(&CollectTask::new("t", CollectTaskSpec::default()), 1, at(0))
+        begun(&CollectTask::new("t", CollectTaskSpec::default()), 1, None, at(0).now)
+    }
+
+    fn progress(rolled: &Rolled, desired: DesiredState) -> Progress<'_> {
+        Progress {
+            rolled,
+            desired,
+            halt: None,
+            tolerated: 0,
+            comparison: None,
+            commit: Commit::NotHere,
+            report: None,
+            waiting: None,
+            stragglers: Vec::new(),
+            token: None,
+        }
     }
 
     fn rolled(succeeded: i32, failed: i32, total: i32) -> Rolled {
@@ -454,15 +566,14 @@ mod tests {
 
     fn end(verdict: Verdict, reason: Option<&str>, commit: Commit, report: bool) -> (CollectTaskStatus, Needs) {
         let comparison = comparison(verdict, reason);
+        let rolled = rolled(2, 0, 2);
         let seen = Progress {
-            rolled: &rolled(2, 0, 2),
-            desired: DesiredState::Running,
             comparison: Some(&comparison),
             commit,
             report: report.then(|| "t-r1".into()),
-            waiting: None,
+            ..progress(&rolled, DesiredState::Running)
         };
-        advance(&begin(), &seen, Some(1), at(9))
+        advance(&begin(), &seen, at(9))
     }
 
     fn step(
@@ -471,8 +582,7 @@ mod tests {
         desired: DesiredState,
         second: i64,
     ) -> (CollectTaskStatus, Needs) {
-        let seen = Progress { rolled, desired, comparison: None, commit: Commit::NotHere, report: None, waiting: None };
-        advance(status, &seen, Some(1), at(second))
+        advance(status, &progress(rolled, desired), at(second))
     }
 
     #[test]
@@ -518,7 +628,7 @@ mod tests {
             end(Verdict::Pass, None, Commit::Done(CommitResult::default()), true),
         );
         task.status = Some(status);
-        let new = begun(&task, 2, at(20));
+        let new = begun(&task, 2, None, at(20).now);
         assert!(!new.conditions.iter().any(|c| [COMPLETE, FAILED, VERIFIED].contains(&c.type_.as_str())));
         assert_eq!((new.run, new.progress, new.report), (Some(2), None, None));
     }
@@ -539,5 +649,80 @@ mod tests {
             ["Running", "Milestone", "Milestone"]
         );
         assert_eq!(events(&half, &half), []);
+    }
+
+    #[test]
+    fn borne_failures_are_a_success_in_part() {
+        let (rolled, comparison) = (rolled(1, 1, 2), comparison(Verdict::Pass, None));
+        let seen = Progress {
+            tolerated: 1,
+            comparison: Some(&comparison),
+            commit: Commit::Done(CommitResult::default()),
+            report: Some("t-r1".into()),
+            ..progress(&rolled, DesiredState::Running)
+        };
+        let (status, _) = advance(&begin(), &seen, at(9));
+        assert_eq!(status.phase, Some(Phase::PartiallySucceeded));
+        assert!(conditions::is_true(&status.conditions, COMPLETE));
+        assert!(status.message.unwrap().contains("1 of 2 shards failed"));
+    }
+
+    #[test]
+    fn a_stopped_run_fails_with_the_reason_for_which_it_was_stopped() {
+        let halt = Halt { reason: reason::DEADLINE_EXCEEDED, message: "too late".into() };
+        let with = |rolled: &Rolled| {
+            let seen = Progress { halt: Some(&halt), ..progress(rolled, DesiredState::Cancelled) };
+            advance(&begin(), &seen, at(9)).0
+        };
+        let mut busy = rolled(1, 0, 2);
+        busy.workers = 1;
+        assert_eq!(with(&busy).phase, Some(Phase::Running));
+        let ended = with(&rolled(1, 0, 2));
+        assert_eq!(ended.phase, Some(Phase::Failed));
+        assert!(ended.conditions.iter().any(|c| c.type_ == FAILED && c.reason == "DeadlineExceeded"));
+    }
+
+    #[test]
+    fn a_retry_takes_a_failed_task_up_again_and_keeps_what_is_done() {
+        let mut failed = failed(&begin(), Phase::Failed, reason::SHARDS_FAILED, "x", at(9));
+        failed.shards = Some(ShardCounts { total: 2, succeeded: 1, failed: 1, ..Default::default() });
+        failed.progress = Some(50);
+        failed.folded = Some(collect_api::fold::Folded {
+            done: Some(collect_api::fold::FoldedPart { shards: "0".into(), ..Default::default() }),
+            undone: Some(collect_api::fold::FoldedPart { shards: "1".into(), redrives: 2, ..Default::default() }),
+        });
+        let again = redriven(&failed, Redrive::Here, Some("t1".into()), at(20));
+        assert_eq!((again.phase.clone(), again.progress), (Some(Phase::Running), Some(50)));
+        assert_eq!((again.finished_at.clone(), again.redrives), (None, Some(1)));
+        assert!(!conditions::is_true(&again.conditions, FAILED));
+        let folded = again.folded.unwrap();
+        assert_eq!((folded.undone, folded.done.unwrap().redrives), (None, 2));
+    }
+
+    #[test]
+    fn a_retry_comes_from_the_path_or_from_below() {
+        let mut failed = failed(&begin(), Phase::Failed, "x", "x", at(9));
+        failed.redrives_below = Some(2);
+        let above = |token: Option<&str>, desired| Above { desired, token: token.map(str::to_owned) };
+        let below = |redrives| Rolled { redrives, ..Rolled::default() };
+        let running = above(None, DesiredState::Running);
+        assert_eq!(is_to_be_redriven(&failed, Some(&below(2)), &running), None);
+        assert_eq!(is_to_be_redriven(&failed, Some(&below(1)), &running), None, "an old view");
+        assert_eq!(is_to_be_redriven(&failed, Some(&below(3)), &running), Some(Redrive::Below));
+        let token = above(Some("a"), DesiredState::Running);
+        assert_eq!(is_to_be_redriven(&failed, None, &token), Some(Redrive::Here));
+        assert_eq!(is_to_be_redriven(&failed, None, &above(Some("a"), DesiredState::Cancelled)), None);
+        let mut good = failed;
+        good.phase = Some(Phase::Succeeded);
+        assert_eq!(is_to_be_redriven(&good, Some(&below(9)), &token), None, "there is nothing to retry");
+    }
+
+    #[test]
+    fn time_to_live_counts_from_the_end() {
+        let ended = failed(&begin(), Phase::Failed, "x", "x", at(100));
+        let left = |second| ttl_left(&ended, Some(Duration::from_secs(60)), at(second).now);
+        assert_eq!((left(130), left(999)), (Some(Duration::from_secs(30)), Some(Duration::ZERO)));
+        assert_eq!(ttl_left(&ended, None, at(999).now), None);
+        assert_eq!(ttl_left(&begin(), Some(Duration::ZERO), at(999).now), None, "not before it has ended");
     }
 }

@@ -15,6 +15,8 @@ pub struct Node {
     pub path: Vec<PathStep>,
     /// Index of the parent in [`PlanTree::nodes`]; absent at the root.
     pub parent: Option<usize>,
+    /// Position among the parent's children; 0 at the root.
+    pub position: i32,
     /// Indexes of the child tasks, in the order of the plan.
     pub children: Vec<usize>,
     /// Its shards by index.
@@ -136,7 +138,9 @@ impl Builder {
                     _ => return Err("a task without a parent"),
                 };
                 let index = self.nodes.len();
+                let mut position = 0;
                 if let Some(node) = parent.and_then(|parent| self.nodes.get_mut(parent)) {
+                    position = i32::try_from(node.children.len()).map_err(|_| "too many children")?;
                     node.children.push(index);
                 }
                 let values = task.path.iter().map(|step| step.value.clone()).collect();
@@ -148,6 +152,7 @@ impl Builder {
                     name,
                     path: task.path,
                     parent,
+                    position,
                     children: Vec::new(),
                     shards: Vec::new(),
                     records: task.records,

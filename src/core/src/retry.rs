@@ -1,0 +1,47 @@
+//! Retry tokens: a new value of the annotation collect.dev/retry has what failed or was cancelled there and below tried again.
+//!
+//! A token speaks once: what ends without success remembers the tokens that held at that moment, and only other ones take
+//! it up again (I9: a terminal phase is left by an explicit retry or a new run, and by nothing else).
+
+use std::collections::BTreeMap;
+
+use collect_api::{DesiredState, labels};
+
+use crate::text;
+
+/// The tokens that hold for an object: those of the tasks above it, then its own. Absent where there are none.
+pub fn token(above: Option<&str>, annotations: Option<&BTreeMap<String, String>>) -> Option<String> {
+    let own = annotations.and_then(|all| all.get(labels::RETRY)).filter(|own| !own.is_empty());
+    match (above, own) {
+        (above, None) => above.map(str::to_owned),
+        (None, Some(own)) => Some(text::cut(own, 63)),
+        (Some(above), Some(own)) => Some(text::cut(&format!("{above}+{}", text::cut(own, 63)), 1024)),
+    }
+}
+
+/// Whether something that ended without success is to be taken up again.
+pub fn is_due(retried: Option<&str>, token: Option<&str>, desired: DesiredState) -> bool {
+    desired == DesiredState::Running && token.is_some() && retried != token
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_speaks_once() {
+        assert!(is_due(None, Some("a"), DesiredState::Running));
+        assert!(!is_due(Some("a"), Some("a"), DesiredState::Running));
+        assert!(!is_due(Some("a"), None, DesiredState::Running), "taking a token away retries nothing");
+        assert!(!is_due(None, Some("a"), DesiredState::Cancelled));
+    }
+
+    #[test]
+    fn tokens_of_the_path_add_up() {
+        let own = |token: &str| BTreeMap::from([(labels::RETRY.to_owned(), token.to_owned())]);
+        assert_eq!(token(None, None), None);
+        assert_eq!(token(None, Some(&own("a"))).as_deref(), Some("a"));
+        assert_eq!(token(Some("a"), Some(&own("b"))).as_deref(), Some("a+b"));
+        assert_eq!(token(Some("a"), None).as_deref(), Some("a"));
+    }
+}
