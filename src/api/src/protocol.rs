@@ -146,6 +146,9 @@ pub struct CommitWork {
     pub records: i64,
     /// Runs whose data is kept, this one included.
     pub keep_runs: i32,
+    /// How often a retry took up work of the run again; each commit has a file list of its own.
+    #[serde(default)]
+    pub revision: i32,
 }
 
 /// Send the request of a hook.

@@ -47,7 +47,7 @@ pub enum Finished<'a> {
     /// A shard.
     Shard(&'a CollectShard),
     /// A child task at its position in the plan, with its report if it has one.
-    Task(i32, &'a CollectTask, Option<ChildReport>),
+    Task(i32, &'a CollectTask, Option<Box<ChildReport>>),
 }
 
 impl Finished<'_> {
@@ -116,7 +116,7 @@ fn add_all<'a, 'b: 'a>(
         changed = true;
         match child {
             Finished::Shard(shard) => add_shard(sum, shard),
-            Finished::Task(_, task, report) => add_task(sum, task, report.as_ref()),
+            Finished::Task(_, task, report) => add_task(sum, task, report.as_deref()),
         }
     }
     *(if tasks { &mut sum.tasks } else { &mut sum.shards }) = indexes.to_string();

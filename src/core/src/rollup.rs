@@ -83,6 +83,18 @@ pub fn roll_up(
     rolled
 }
 
+/// How often a retry took up work again below a task.
+pub fn redrives(
+    folded: Option<&Folded>,
+    tasks: &[impl AsRef<CollectTask>],
+    shards: &[impl AsRef<CollectShard>],
+) -> i32 {
+    let folded: i32 = fold::parts(folded).map(|part| part.redrives).sum();
+    let tasks: i32 = tasks.iter().filter_map(|task| task.as_ref().status.as_ref()?.redrives).sum();
+    let shards: i32 = shards.iter().filter_map(|shard| shard.as_ref().status.as_ref()?.redrives).sum();
+    folded + tasks + shards
+}
+
 /// Adds what was folded; gives back how many children that were.
 fn add_folded(rolled: &mut Rolled, part: &FoldedPart) -> i32 {
     let phases = &part.phases;

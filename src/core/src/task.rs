@@ -140,13 +140,13 @@ pub fn failed(status: &CollectTaskStatus, phase: Phase, reason: &str, message: &
 /// Whether a task that is over is to be taken up again: by tokens of its own path, or because something below it was.
 ///
 /// A view that is too old can't make it so: counts of retries only grow.
-pub fn is_to_be_redriven(status: &CollectTaskStatus, rolled: Option<&Rolled>, above: &Above) -> Option<Redrive> {
+pub fn is_to_be_redriven(status: &CollectTaskStatus, redrives_below: i32, above: &Above) -> Option<Redrive> {
     status.phase.as_ref().filter(|phase| phase.is_retriable())?;
     if retry::is_due(status.retried.as_deref(), above.token.as_deref(), above.desired) {
         return Some(Redrive::Here);
     }
-    let below = rolled.map_or(0, |rolled| rolled.redrives);
-    (above.desired == DesiredState::Running && below > status.redrives_below.unwrap_or(0)).then_some(Redrive::Below)
+    (above.desired == DesiredState::Running && redrives_below > status.redrives_below.unwrap_or(0))
+        .then_some(Redrive::Below)
 }
 
 /// Where a retry begins.
@@ -175,11 +175,10 @@ pub fn redriven(status: &CollectTaskStatus, redrive: Redrive, token: Option<Stri
     if let Some(plan) = new.plan.as_mut().filter(|plan| plan.sealed.is_none()) {
         plan.forgiven = plan.attempts.last().map(|attempt| attempt.n);
     }
-    if let Some(commit) = new.commit.as_mut().filter(|commit| commit.result.is_none()) {
+    // Files may be added, so the run is committed once more.
+    if let Some(commit) = &mut new.commit {
+        commit.result = None;
         commit.forgiven = commit.attempts.last().map(|attempt| attempt.n);
-    } else {
-        // Files may be added: the list is written once more.
-        new.commit = None;
     }
     if let Some(before) = new.hooks.as_mut().and_then(|hooks| hooks.before_start.as_mut())
         && before.succeeded == Some(false)
@@ -704,17 +703,16 @@ mod tests {
         let mut failed = failed(&begin(), Phase::Failed, "x", "x", at(9));
         failed.redrives_below = Some(2);
         let above = |token: Option<&str>, desired| Above { desired, token: token.map(str::to_owned) };
-        let below = |redrives| Rolled { redrives, ..Rolled::default() };
         let running = above(None, DesiredState::Running);
-        assert_eq!(is_to_be_redriven(&failed, Some(&below(2)), &running), None);
-        assert_eq!(is_to_be_redriven(&failed, Some(&below(1)), &running), None, "an old view");
-        assert_eq!(is_to_be_redriven(&failed, Some(&below(3)), &running), Some(Redrive::Below));
+        assert_eq!(is_to_be_redriven(&failed, 2, &running), None);
+        assert_eq!(is_to_be_redriven(&failed, 1, &running), None, "an old view");
+        assert_eq!(is_to_be_redriven(&failed, 3, &running), Some(Redrive::Below));
         let token = above(Some("a"), DesiredState::Running);
-        assert_eq!(is_to_be_redriven(&failed, None, &token), Some(Redrive::Here));
-        assert_eq!(is_to_be_redriven(&failed, None, &above(Some("a"), DesiredState::Cancelled)), None);
+        assert_eq!(is_to_be_redriven(&failed, 0, &token), Some(Redrive::Here));
+        assert_eq!(is_to_be_redriven(&failed, 0, &above(Some("a"), DesiredState::Cancelled)), None);
         let mut good = failed;
         good.phase = Some(Phase::Succeeded);
-        assert_eq!(is_to_be_redriven(&good, Some(&below(9)), &token), None, "there is nothing to retry");
+        assert_eq!(is_to_be_redriven(&good, 9, &token), None, "there is nothing to retry");
     }
 
     #[test]

@@ -57,6 +57,8 @@ pub struct Wake {
     pub tasks: UnboundedSender<ObjectRef<CollectTask>>,
     /// Queue of the shard controller.
     pub shards: UnboundedSender<ObjectRef<CollectShard>>,
+    /// Uids of objects that are gone.
+    pub gone: UnboundedSender<String>,
 }
 
 impl Wake {
@@ -65,14 +67,21 @@ impl Wake {
         let _ = self.tasks.unbounded_send(ObjectRef::new(name).within(namespace));
     }
 
+    /// Has an object forgotten.
+    pub fn gone(&self, uid: Option<String>) {
+        if let Some(uid) = uid {
+            let _ = self.gone.unbounded_send(uid);
+        }
+    }
+
     /// Has a shard looked at.
     pub fn shard(&self, namespace: &str, name: &str) {
         let _ = self.shards.unbounded_send(ObjectRef::new(name).within(namespace));
     }
 }
 
-/// What a worker of an attempt is known by: uid of its ledger, kind of work, run, attempt.
-pub type WorkerKey = (String, &'static str, i64, i32);
+/// What a worker of a ledger is known by: kind of work, run, attempt.
+pub type WorkerKey = (&'static str, i64, i32);
 
 /// What every pass shares.
 pub struct Context {
@@ -96,23 +105,43 @@ pub struct Context {
 
 #[derive(Default)]
 struct Memory {
-    posts: HashMap<WorkerKey, Posted>,
-    /// Since when an attempt has been seen in its present state.
-    watched: HashMap<String, (String, Instant)>,
-    /// Shards that may start, by uid of their root.
-    starts: HashMap<String, BTreeSet<String>>,
-    /// Plans by uid of their root.
-    plans: HashMap<String, Arc<PlanTree>>,
-    /// When a task's progress was last written, by uid.
-    progress: HashMap<String, Instant>,
-    /// Consecutive errors by uid.
-    errors: HashMap<String, u32>,
-    /// What was created a moment ago, by uid of its owner and name.
-    created: HashMap<(String, String), Instant>,
+    /// By uid.
+    objects: HashMap<String, Remembered>,
+    /// What was created or deleted a moment ago, by a key of the caller's.
+    done: HashMap<String, Instant>,
 }
 
-/// How long a created object may take to come into view before its creation is tried again.
+/// What this process remembers of one object.
+#[derive(Default)]
+struct Remembered {
+    /// How the creates of its workers ended.
+    posts: HashMap<WorkerKey, Posted>,
+    /// Since when something has been in its present state.
+    watched: HashMap<String, (String, Instant)>,
+    /// A root's shards that may start.
+    starts: BTreeSet<String>,
+    /// A root's plan.
+    plan: Option<Arc<PlanTree>>,
+    /// When a task's progress was last written.
+    progress: Option<Instant>,
+    /// Consecutive errors.
+    errors: u32,
+    /// How long a root's run has been worked on.
+    stopwatch: Option<Stopwatch>,
+}
+
+/// Time that counts only while it is told to.
+struct Stopwatch {
+    what: String,
+    total: Duration,
+    at: Instant,
+}
+
+/// How long a write may take to come into view before it is tried again.
 const IN_VIEW_WITHIN: Duration = Duration::from_secs(5);
+
+/// Notes of what was done that are kept before old ones are thrown away.
+const DONE_KEPT: usize = 4096;
 
 struct Posted {
     refused: Option<(String, u32)>,
@@ -186,86 +215,118 @@ impl Context {
         }
     }
 
-    /// Remembers how the create of a worker ended.
-    pub fn posted(&self, key: WorkerKey, answer: &Answer) {
-        let mut memory = self.memory();
-        let times = memory.posts.get(&key).and_then(|posted| posted.refused.as_ref()).map_or(0, |(_, times)| *times);
-        let (refused, ambiguous) = match answer {
-            Answer::Created => (None, false),
-            Answer::Unknown => (None, true),
-            Answer::Refused(message) => (Some((message.clone(), times + 1)), false),
-        };
-        memory.posts.insert(key, Posted { refused, ambiguous, at: clock::instant() });
+    fn remembered<T>(&self, uid: &str, with: impl FnOnce(&mut Remembered) -> T) -> T {
+        with(self.memory().objects.entry(uid.to_owned()).or_default())
+    }
+
+    /// Remembers how the create of a worker ended; `uid` is that of its ledger.
+    pub fn posted(&self, uid: &str, key: WorkerKey, answer: &Answer) {
+        self.remembered(uid, |memory| {
+            let times =
+                memory.posts.get(&key).and_then(|posted| posted.refused.as_ref()).map_or(0, |(_, times)| *times);
+            let (refused, ambiguous) = match answer {
+                Answer::Created => (None, false),
+                Answer::Unknown => (None, true),
+                Answer::Refused(message) => (Some((message.clone(), times + 1)), false),
+            };
+            memory.posts.insert(key, Posted { refused, ambiguous, at: clock::instant() });
+        });
     }
 
     /// What this process knows of its own create of a worker.
-    pub fn post(&self, key: &WorkerKey) -> Post {
-        match self.memory().posts.get(key) {
+    pub fn post(&self, uid: &str, key: &WorkerKey) -> Post {
+        self.remembered(uid, |memory| match memory.posts.get(key) {
             None => Post::NotTried,
             Some(Posted { refused: Some((message, times)), at, .. }) => {
                 Post::Refused { message: message.clone(), ago: at.elapsed(), times: *times }
             }
             Some(Posted { ambiguous: true, .. }) => Post::Unknown,
             Some(_) => Post::Sent,
-        }
+        })
     }
 
-    /// How long something has been in this state, by this process's own clock.
-    pub fn watched_for(&self, key: &str, state: &str) -> Duration {
-        let mut memory = self.memory();
-        match memory.watched.get(key) {
+    /// How long something about an object has been in this state, by this process's own clock.
+    pub fn watched_for(&self, uid: &str, what: &str, state: &str) -> Duration {
+        self.remembered(uid, |memory| match memory.watched.get(what) {
             Some((old, since)) if old == state => since.elapsed(),
             _ => {
-                memory.watched.insert(key.to_owned(), (state.to_owned(), clock::instant()));
+                memory.watched.insert(what.to_owned(), (state.to_owned(), clock::instant()));
                 Duration::ZERO
             }
-        }
+        })
     }
 
-    /// Whether an object was not created a moment ago; if so, notes that it is now. It comes into view a little later than it
-    /// is created, and until then every pass would create it again.
-    pub fn may_create(&self, owner_uid: &str, name: &str) -> bool {
+    /// How long a root's run has been worked on: what was known before, and since then while it was `active`.
+    pub fn elapsed(&self, uid: &str, what: &str, known: Duration, active: bool) -> Duration {
+        self.remembered(uid, |memory| {
+            let now = clock::instant();
+            let watch = memory.stopwatch.take().filter(|watch| watch.what == what);
+            let mut watch = watch.unwrap_or_else(|| Stopwatch { what: what.to_owned(), total: known, at: now });
+            if active {
+                watch.total += now.saturating_duration_since(watch.at);
+            }
+            watch.at = now;
+            let total = watch.total;
+            memory.stopwatch = Some(watch);
+            total
+        })
+    }
+
+    /// Whether this was not done a moment ago; if so, notes that it is now. What is written comes into view a little later,
+    /// and until then every pass would write it again.
+    pub fn first_time(&self, key: &str) -> bool {
         let mut memory = self.memory();
-        memory.created.retain(|_, at| at.elapsed() < IN_VIEW_WITHIN);
-        let key = (owner_uid.to_owned(), name.to_owned());
-        match memory.created.contains_key(&key) {
-            true => false,
-            false => {
-                memory.created.insert(key, clock::instant());
+        match memory.done.get(key) {
+            Some(at) if at.elapsed() < IN_VIEW_WITHIN => false,
+            _ => {
+                if memory.done.len() >= DONE_KEPT {
+                    memory.done.retain(|_, at| at.elapsed() < IN_VIEW_WITHIN);
+                }
+                memory.done.insert(key.to_owned(), clock::instant());
                 true
             }
         }
     }
 
-    /// Takes back what was noted of a creation that failed.
-    pub fn not_created(&self, owner_uid: &str, name: &str) {
-        self.memory().created.remove(&(owner_uid.to_owned(), name.to_owned()));
+    /// Takes back what was noted of something that failed.
+    pub fn not_done(&self, key: &str) {
+        self.memory().done.remove(key);
     }
 
     /// Replaces the shards of a root that may start; gives back the new ones.
     pub fn set_starts(&self, root_uid: &str, starts: BTreeSet<String>) -> BTreeSet<String> {
-        let old = self.memory().starts.insert(root_uid.to_owned(), starts.clone()).unwrap_or_default();
-        starts.difference(&old).cloned().collect()
+        self.remembered(root_uid, |memory| {
+            let old = std::mem::replace(&mut memory.starts, starts);
+            memory.starts.difference(&old).cloned().collect()
+        })
     }
 
     /// Whether a shard may start.
     pub fn may_start(&self, root_uid: &str, uid: &str) -> bool {
-        self.memory().starts.get(root_uid).is_some_and(|starts| starts.contains(uid))
+        self.memory().objects.get(root_uid).is_some_and(|memory| memory.starts.contains(uid))
     }
 
     /// The plan of a root, if it is in memory and has this digest.
     pub fn plan(&self, root_uid: &str, digest: &str) -> Option<Arc<PlanTree>> {
-        self.memory().plans.get(root_uid).filter(|plan| plan.digest == digest).cloned()
+        self.memory().objects.get(root_uid)?.plan.as_ref().filter(|plan| plan.digest == digest).cloned()
     }
 
     /// Keeps the plan of a root in memory.
     pub fn keep_plan(&self, root_uid: &str, plan: Arc<PlanTree>) {
-        self.memory().plans.insert(root_uid.to_owned(), plan);
+        self.remembered(root_uid, |memory| memory.plan = Some(plan));
+    }
+
+    /// A root is over: what only work needs is forgotten.
+    pub fn rest(&self, root_uid: &str) {
+        self.remembered(root_uid, |memory| {
+            memory.starts.clear();
+            memory.plan = None;
+        });
     }
 
     /// Whether progress of this task may be written now; if not, when.
     pub fn progress_due(&self, uid: &str, every: Duration) -> Result<(), Duration> {
-        match self.memory().progress.get(uid).map(Instant::elapsed) {
+        match self.memory().objects.get(uid).and_then(|memory| memory.progress).as_ref().map(Instant::elapsed) {
             Some(ago) if ago < every => Err(every.saturating_sub(ago)),
             _ => Ok(()),
         }
@@ -273,33 +334,30 @@ impl Context {
 
     /// Notes that the status of a task was written.
     pub fn progress_written(&self, uid: &str) {
-        self.memory().progress.insert(uid.to_owned(), clock::instant());
+        self.remembered(uid, |memory| memory.progress = Some(clock::instant()));
     }
 
     /// Wait after one more error about an object: exponential with jitter, from 200 ms to 60 s.
     pub fn backoff(&self, uid: &str) -> Duration {
-        let mut memory = self.memory();
-        let errors = memory.errors.entry(uid.to_owned()).or_default();
-        *errors = (*errors + 1).min(16);
-        let wait = 0.2 * 2f64.powi(i32::try_from(*errors).unwrap_or(16) - 1);
+        let errors = self.remembered(uid, |memory| {
+            memory.errors = (memory.errors + 1).min(16);
+            memory.errors
+        });
+        let wait = 0.2 * 2f64.powi(i32::try_from(errors).unwrap_or(16) - 1);
         Duration::from_secs_f64(wait.min(60.0) * clock::jitter())
     }
 
     /// Forgets earlier errors about an object.
     pub fn went_well(&self, uid: &str) {
-        self.memory().errors.remove(uid);
+        if let Some(memory) = self.memory().objects.get_mut(uid) {
+            memory.errors = 0;
+        }
     }
 
     /// Forgets an object that is gone.
     pub fn forget(&self, uid: &str) {
         self.writer.forget(uid);
-        let mut memory = self.memory();
-        memory.posts.retain(|key, _| key.0 != uid);
-        memory.watched.retain(|key, _| !key.starts_with(uid));
-        memory.starts.remove(uid);
-        memory.plans.remove(uid);
-        memory.progress.remove(uid);
-        memory.errors.remove(uid);
+        self.memory().objects.remove(uid);
     }
 
     /// Tells people of a transition. An event that can't be published fails nothing.

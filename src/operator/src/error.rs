@@ -1,6 +1,6 @@
 //! What can go wrong in a pass, and what that means for the next one.
 
-use collect_core::{assignment::AssignmentError, tree::PlanError};
+use collect_core::{assignment::AssignmentError, ranges::NotASet, tree::PlanError};
 
 /// An error of a pass over one object.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +26,17 @@ pub enum Error {
         /// Why.
         #[source]
         source: PlanError,
+    },
+    /// What a task's status says to be folded can't be read.
+    #[error(
+        "status.folded of CollectTask {task} can't be read; it was changed by hand: raise spec.run to collect anew"
+    )]
+    Folded {
+        /// Name of the task.
+        task: String,
+        /// Why.
+        #[source]
+        source: NotASet,
     },
     /// A worker's assignment can't be made.
     #[error(transparent)]
@@ -58,6 +69,7 @@ impl Error {
             Self::Api { .. } if self.class() == Class::Conflict => "conflict",
             Self::Api { .. } => "api",
             Self::Plan { .. } => "plan",
+            Self::Folded { .. } => "folded",
             Self::Assignment(_) => "assignment",
             Self::Json(_) => "json",
         }
@@ -72,7 +84,7 @@ impl Error {
                 _ => Class::Transient,
             },
             Self::Plan { .. } => Class::Transient,
-            Self::Assignment(_) | Self::Json(_) => Class::Terminal,
+            Self::Folded { .. } | Self::Assignment(_) | Self::Json(_) => Class::Terminal,
         }
     }
 }

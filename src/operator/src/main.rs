@@ -39,7 +39,7 @@ use crate::{
     error::{Class, Error, chain},
     metrics::Metrics,
     ready::Ready,
-    watch::PodIndex,
+    watch::{Outlets, PodIndex},
     write::Object,
 };
 
@@ -171,21 +171,22 @@ async fn run(args: Run) -> Result<(), Stop> {
 
     let (tasks_wake, tasks_queue) = mpsc::unbounded();
     let (shards_wake, shards_queue) = mpsc::unbounded();
-    let wake = Wake { tasks: tasks_wake, shards: shards_wake };
+    let (gone_wake, gone_queue) = mpsc::unbounded();
+    let wake = Wake { tasks: tasks_wake, shards: shards_wake, gone: gone_wake };
     let watches = Watches {
         client: client.clone(),
         namespace: args.namespace.clone(),
-        metrics: metrics.clone(),
-        ready: ready.clone(),
+        outlets: Outlets { metrics: metrics.clone(), ready: ready.clone(), wake: wake.clone() },
     };
     let all = watcher::Config::default();
     let ours = watcher::Config::default().labels(labels::MANAGED_SELECTOR);
-    let (jobs, pods) = (watches.jobs(&mut parts, &wake, ours.clone()), PodIndex::default());
-    watches.pods(&mut parts, &wake, &jobs, &pods, ours.clone());
+    let jobs = watches.start::<Job>(&mut parts, ours.clone(), watch::slim_job, watch::wake_job);
+    let pods = PodIndex::default();
+    watches.pods(&mut parts, &jobs, &pods, ours);
     let stores = Stores {
-        tasks: watches.start::<CollectTask>(&mut parts, all.clone(), watch::whole, with(&wake, watch::wake_task)),
-        shards: watches.start::<CollectShard>(&mut parts, all.clone(), watch::whole, with(&wake, watch::wake_shard)),
-        reports: watches.start::<ValidationReport>(&mut parts, all, watch::whole, with(&wake, watch::wake_report)),
+        tasks: watches.start::<CollectTask>(&mut parts, all.clone(), watch::whole, watch::wake_task),
+        shards: watches.start::<CollectShard>(&mut parts, all.clone(), watch::whole, watch::wake_shard),
+        reports: watches.start::<ValidationReport>(&mut parts, all, watch::whole, watch::wake_report),
         jobs,
         pods,
     };
@@ -227,6 +228,18 @@ async fn run(args: Run) -> Result<(), Stop> {
             "lease"
         });
     }
+    {
+        let (ctx, stop) = (ctx.clone(), stop.clone());
+        parts.spawn(async move {
+            let uids = gone_queue.take_until(stop.cancelled_owned());
+            uids.for_each(|uid| {
+                ctx.forget(&uid);
+                std::future::ready(())
+            })
+            .await;
+            "memory"
+        });
+    }
     let tasks = ctx.stores.tasks.clone();
     spawn_controller(&mut parts, &ctx, tasks, tasks_queue, stop.clone(), task::reconcile);
     let shards = ctx.stores.shards.clone();
@@ -259,17 +272,10 @@ async fn run(args: Run) -> Result<(), Stop> {
 /// Watches that run: tasks, shards, reports, Jobs, pods.
 const WATCHES: usize = 5;
 
-/// A waker of one kind.
-fn with<K: 'static>(wake: &Wake, how: fn(&Wake, &K)) -> impl Fn(&K) + Send + 'static {
-    let wake = wake.clone();
-    move |object| how(&wake, object)
-}
-
 struct Watches {
     client: Client,
     namespace: String,
-    metrics: Metrics,
-    ready: Ready,
+    outlets: Outlets,
 }
 
 impl Watches {
@@ -286,34 +292,22 @@ impl Watches {
         parts: &mut JoinSet<&'static str>,
         config: watcher::Config,
         slim: fn(&mut K),
-        wake: impl Fn(&K) + Send + 'static,
+        wake: fn(&Wake, &K),
     ) -> Store<K> {
         let (store, writer) = reflector::store::<K>();
-        self.ready.expect(K::KIND);
-        let (api, metrics, ready) = (self.api::<DeserializeGuard<K>>(), self.metrics.clone(), self.ready.clone());
+        self.outlets.ready.expect(K::KIND);
+        let (api, outlets) = (self.api::<DeserializeGuard<K>>(), self.outlets.clone());
         parts.spawn(async move {
-            watch::run(api, config, writer, metrics, ready, slim, wake).await;
+            watch::run(api, config, writer, outlets, slim, wake).await;
             K::KIND
         });
         store
     }
 
-    fn jobs(&self, parts: &mut JoinSet<&'static str>, wake: &Wake, config: watcher::Config) -> Store<Job> {
-        self.start::<Job>(parts, config, watch::slim_job, with(wake, watch::wake_job))
-    }
-
-    fn pods(
-        &self,
-        parts: &mut JoinSet<&'static str>,
-        wake: &Wake,
-        jobs: &Store<Job>,
-        pods: &PodIndex,
-        config: watcher::Config,
-    ) {
-        self.ready.expect("Pod");
-        let ready = self.ready.clone();
-        let (api, index, metrics) = (self.api::<DeserializeGuard<Pod>>(), pods.clone(), self.metrics.clone());
-        let (wake, jobs) = (wake.clone(), jobs.clone());
+    fn pods(&self, parts: &mut JoinSet<&'static str>, jobs: &Store<Job>, pods: &PodIndex, config: watcher::Config) {
+        let Outlets { metrics, ready, wake } = self.outlets.clone();
+        ready.expect("Pod");
+        let (api, index, jobs) = (self.api::<DeserializeGuard<Pod>>(), pods.clone(), jobs.clone());
         parts.spawn(async move {
             watch::run_pods(api, config, index, ready, metrics, move |pod| watch::wake_pod(&wake, &jobs, pod)).await;
             "Pod"

@@ -89,16 +89,27 @@ impl PodIndex {
     }
 }
 
+/// Where watches tell of what they see.
+#[derive(Clone)]
+pub struct Outlets {
+    /// Metrics.
+    pub metrics: Metrics,
+    /// Which caches are filled.
+    pub ready: Ready,
+    /// Queues of the controllers.
+    pub wake: Wake,
+}
+
 /// Watches a kind into a store until the stream ends, which it never does by itself.
 pub async fn run<K: Object>(
     api: Api<DeserializeGuard<K>>,
     config: watcher::Config,
     mut store: Writer<K>,
-    metrics: Metrics,
-    ready: Ready,
+    outlets: Outlets,
     slim: fn(&mut K),
-    wake: impl Fn(&K),
+    wake: fn(&Wake, &K),
 ) {
+    let Outlets { metrics, ready, wake: wakes } = outlets;
     let reader = store.as_reader();
     let mut events = watcher(api, config).default_backoff().boxed();
     while let Some(event) = events.next().await {
@@ -113,11 +124,15 @@ pub async fn run<K: Object>(
         let Some(event) = decoded(event, &reader, &metrics, slim) else { continue };
         store.apply_watcher_event(&event);
         match &event {
-            Event::Apply(object) | Event::Delete(object) => wake(object),
+            Event::Apply(object) => wake(&wakes, object),
+            Event::Delete(object) => {
+                wake(&wakes, object);
+                wakes.gone(object.uid());
+            }
             // Whoever vanished during a desync has no event of its own: everybody is looked at.
             Event::InitDone => {
                 ready.done(K::KIND);
-                reader.state().iter().for_each(|object| wake(object));
+                reader.state().iter().for_each(|object| wake(&wakes, object));
             }
             Event::Init | Event::InitApply(_) => {}
         }

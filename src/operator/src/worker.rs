@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use collect_api::{Attempt, labels, protocol::Endpoint};
+use collect_api::{Attempt, labels, protocol::Endpoint, shard::ShardProgress};
 use collect_core::{
     assignment::Share,
     job,
-    ledger::WorkerSeen,
+    ledger::{Post, Watched, WorkerSeen},
     observed::{terminal_condition, worker_seen},
     resolve,
 };
@@ -41,9 +41,13 @@ impl Place<'_> {
         collect_core::names::job(self.owner, self.owner_uid, self.work, self.run, n)
     }
 
-    /// Key of attempt n in this process's memory.
-    pub fn key(&self, n: i32) -> WorkerKey {
-        (self.owner_uid.to_owned(), self.work, self.run, n)
+    /// What this process knows of its own create of attempt n's worker.
+    pub fn post(&self, ctx: &Context, n: i32) -> Post {
+        ctx.post(self.owner_uid, &self.key(n))
+    }
+
+    fn key(&self, n: i32) -> WorkerKey {
+        (self.work, self.run, n)
     }
 
     /// Whether a Job is that of attempt n, by its owner and never by its labels alone.
@@ -52,25 +56,46 @@ impl Place<'_> {
     }
 }
 
+/// What a worker last said of itself, where that is known.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Signs<'a> {
+    /// Its last report.
+    pub progress: Option<&'a ShardProgress>,
+    /// Its last checkpoint.
+    pub checkpoint: Option<i64>,
+    /// Whether it reports at all; where it does not, silence says nothing.
+    pub expected: bool,
+}
+
 /// What the caches show of the worker of the live attempt, and for how long they have shown it.
-pub fn see(ctx: &Context, place: &Place<'_>, attempts: &[Attempt]) -> (WorkerSeen, Duration) {
+pub fn see(ctx: &Context, place: &Place<'_>, attempts: &[Attempt], signs: Signs<'_>) -> (WorkerSeen, Watched) {
     let Some(attempt) = attempts.last().filter(|attempt| attempt.is_live()) else {
-        return (WorkerSeen::Unseen, Duration::ZERO);
+        return (WorkerSeen::Unseen, Watched::default());
     };
-    let job = ctx
-        .stores
-        .jobs
-        .get(&ObjectRef::new(&place.job(attempt.n)).within(place.namespace))
-        .filter(|job| place.owns(job));
-    let pods = ctx.stores.pods.of(place.owner_uid, place.work, place.run, attempt.n);
-    let key = format!("{}/{}/{}/{}", place.owner_uid, place.work, place.run, attempt.n);
-    let seen = worker_seen(job.as_deref(), &pods, false);
-    let watched = ctx.watched_for(&key, word(&seen));
-    if seen == WorkerSeen::EndedUnread && watched >= Duration::from_secs(3) {
-        return (worker_seen(job.as_deref(), &pods, true), watched);
+    let n = attempt.n;
+    let job = ctx.stores.jobs.get(&ObjectRef::new(&place.job(n)).within(place.namespace)).filter(|job| place.owns(job));
+    let pods = ctx.stores.pods.of(place.owner_uid, place.work, place.run, n);
+    let mut seen = worker_seen(job.as_deref(), &pods, false);
+    let since = |what: &str, state: &str| {
+        ctx.watched_for(place.owner_uid, &format!("{}/{}/{n}/{what}", place.work, place.run), state)
+    };
+    let mut watched =
+        Watched { state: since("state", word(&seen)), attempt: since("attempt", ""), ..Watched::default() };
+    if signs.expected && word(&seen) == ACTIVE {
+        let said = signs.progress.filter(|progress| progress.attempt == n);
+        // Where it begins to run counts as a sign of life; what came before is another attempt's.
+        watched.silent = since("silent", &said.map_or(0, |said| said.seq).to_string()).min(watched.state);
+        let still = said.map(|said| (said.records, said.bytes, said.stage.as_str()));
+        watched.still = since("still", &format!("{still:?} {:?}", signs.checkpoint)).min(watched.state);
+    }
+    if seen == WorkerSeen::EndedUnread && watched.state >= Duration::from_secs(3) {
+        seen = worker_seen(job.as_deref(), &pods, true);
     }
     (seen, watched)
 }
+
+/// The state of a worker that runs.
+const ACTIVE: &str = "active";
 
 /// A state as a word; how long it lasts is measured by this word.
 fn word(seen: &WorkerSeen) -> &'static str {
@@ -78,7 +103,7 @@ fn word(seen: &WorkerSeen) -> &'static str {
         WorkerSeen::Unseen | WorkerSeen::Absent => "absent",
         WorkerSeen::Active { deleting: true, .. } | WorkerSeen::Leaving => "leaving",
         WorkerSeen::Active { pending: Some(_), .. } => "pending",
-        WorkerSeen::Active { .. } => "active",
+        WorkerSeen::Active { .. } => ACTIVE,
         WorkerSeen::Ended(_) => "ended",
         WorkerSeen::EndedUnread => "unread",
     }
@@ -116,7 +141,7 @@ pub async fn create(ctx: &Context, place: &Place<'_>, n: i32, job: &Job) -> Resu
         },
     };
     info!(job = name, attempt = n, answer = ?answer, "worker");
-    ctx.posted(place.key(n), &answer);
+    ctx.posted(place.owner_uid, place.key(n), &answer);
     Ok(())
 }
 

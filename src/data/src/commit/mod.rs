@@ -100,7 +100,7 @@ pub async fn commit(
     check_current(&store, identity).await?;
     let visible = list::read(&store, identity).await?;
     check_complete(&visible, identity, work)?;
-    let list_path = format!("{}/{LIST}", identity.run_folder());
+    let list_path = format!("{}/{}", identity.run_folder(), list::name(work.revision));
     let mut result = CommitResult {
         files: i64::try_from(visible.parts.len()).unwrap_or(i64::MAX),
         records: visible.records,

@@ -5,7 +5,7 @@ use collect_api::{
     Attempt, CollectShard, CollectTask, DesiredState,
     protocol::{Directive, ProgressAnswer, ProgressReport, RateShare},
 };
-use collect_core::{assignment, names, shard as core};
+use collect_core::{assignment, hooks::HookKind, names, resolve::STALL_TIMEOUT, shard as core};
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 
 use crate::{
@@ -69,21 +69,24 @@ async fn shard(ctx: &Context, caller: &Caller, report: &ProgressReport) -> Resul
         }
     }
     let seen = observe(ctx, &shard);
-    let directive = match seen.as_ref().map(|seen| seen.desired) {
+    let directive = match seen.as_ref().map(|seen| seen.above.desired) {
         Some(DesiredState::Paused | DesiredState::Cancelled) => Directive::CheckpointAndExit,
         // The tree above is not in view: no reason to stop.
         Some(DesiredState::Running) | None => Directive::Continue,
     };
+    // A worker that is told to be quiet for longer than it may be silent would be taken for dead.
+    let quiet = seen.as_ref().map_or(STALL_TIMEOUT, |seen| seen.limits.stall) / 4;
     let share = seen.map_or_else(RateShare::default, |seen| {
         let plan =
             seen.root.status.as_ref().and_then(|status| status.plan.as_ref()).and_then(|plan| plan.result.as_ref());
         let sharers = worker::sharers(&seen.root.spec, plan.map_or(1, |plan| plan.shards));
         assignment::rate_share(assignment::limits(&seen.root.spec), sharers)
     });
-    Ok(ProgressAnswer { directive, report_after_ms: report_after(ctx), rate_share: share })
+    let quiet_ms = u64::try_from(quiet.as_millis()).unwrap_or(u64::MAX).max(500);
+    Ok(ProgressAnswer { directive, report_after_ms: report_after(ctx).min(quiet_ms), rate_share: share })
 }
 
-/// A planner's or commit's worker: nothing is recorded, but it is told whether it is still wanted.
+/// A planner's, commit's or hook's worker: nothing is recorded, but it is told whether it is still wanted.
 fn task(ctx: &Context, caller: &Caller, report: &ProgressReport) -> Result<ProgressAnswer, Refusal> {
     let Some(task) = live_task(ctx, caller, report.attempt) else { return Ok(abort()) };
     let directive = match task.spec.desired_state.unwrap_or_default() {
@@ -94,7 +97,7 @@ fn task(ctx: &Context, caller: &Caller, report: &ProgressReport) -> Result<Progr
     Ok(ProgressAnswer { directive, report_after_ms: report_after(ctx), rate_share })
 }
 
-/// The root whose planner or commit calls, if this attempt is the live one as far as this replica knows.
+/// The root whose planner, commit or hook calls, if this attempt is the live one as far as this replica knows.
 pub fn live_task(ctx: &Context, caller: &Caller, attempt: i32) -> Option<std::sync::Arc<CollectTask>> {
     let reference = ObjectRef::<CollectTask>::new(&caller.ledger.name).within(&caller.namespace);
     let task = ctx.stores.tasks.get(&reference).filter(|task| task.uid().as_deref() == Some(&caller.ledger.uid))?;
@@ -106,7 +109,10 @@ pub fn live_task(ctx: &Context, caller: &Caller, attempt: i32) -> Option<std::sy
     };
     let planner = is("plan", status.plan.as_ref().map(|plan| &plan.attempts));
     let commit = is("commit", status.commit.as_ref().map(|commit| &commit.attempts));
-    (planner || commit).then_some(task)
+    let hook = [HookKind::BeforeStart, HookKind::AfterSuccess, HookKind::AfterFailure]
+        .into_iter()
+        .any(|kind| is(kind.word(), kind.status(status.hooks.as_ref()).map(|hook| &hook.attempts)));
+    (planner || commit || hook).then_some(task)
 }
 
 async fn fetch(ctx: &Context, caller: &Caller) -> Result<Option<CollectShard>, Refusal> {

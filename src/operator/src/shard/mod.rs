@@ -7,9 +7,11 @@ use std::{sync::Arc, time::Duration};
 use collect_api::{CollectShard, CollectShardStatus, DesiredState, condition::reason, shard::ShardPhase};
 use collect_core::{
     assignment::{self, RunRef},
-    job::JobFor,
+    attempts::Entries,
+    conditions::At,
+    job::{JobFor, Runs},
     ledger::{self, Ended, Seen, Step},
-    shard as core,
+    rollup, shard as core,
     task::Told,
 };
 use kube::{ResourceExt, runtime::controller::Action};
@@ -45,6 +47,13 @@ pub async fn reconcile(shard: Arc<CollectShard>, ctx: Arc<Context>) -> Result<Ac
     let place = Place { namespace: &namespace, owner: &name, owner_uid: &uid, work: "collect", run: shard.spec.run };
     let status = shard.status.clone().unwrap_or_default();
     worker::sweep(&ctx, &place, &status.attempts).await?;
+    if rollup::shard_is_due(&shard, &seen.above) {
+        let at = At { generation: shard.metadata.generation, now: clock::now() };
+        let new = core::redriven(&status, seen.token.as_deref(), at);
+        ctx.writer.status(shard.as_ref(), shard.status.as_ref(), &new).await?;
+        info!(shard = name, "taken up again by a retry");
+        return Ok(resync());
+    }
     if status.phase.as_ref().is_some_and(ShardPhase::is_terminal) {
         return Ok(resync());
     }
@@ -58,28 +67,32 @@ async fn pass(
     place: &Place<'_>,
     status: &CollectShardStatus,
 ) -> Result<Action, Error> {
-    let now = clock::now();
-    let (worker_seen, watched_for) = worker::see(ctx, place, &status.attempts);
+    let at = At { generation: shard.metadata.generation, now: clock::now() };
+    let signs = worker::Signs {
+        progress: status.progress.as_ref(),
+        checkpoint: status.checkpoint.as_ref().map(|checkpoint| checkpoint.seq),
+        expected: true,
+    };
+    let (worker_seen, watched) = worker::see(ctx, place, &status.attempts, signs);
     let mut view = Seen {
         me: &ctx.me,
-        uid: place.owner_uid,
-        desired: seen.desired,
+        desired: seen.above.desired,
         admitted: ctx.may_start(&shard.spec.root_uid, place.owner_uid),
         worker: worker_seen,
-        post: status.attempts.last().map_or(ledger::Post::NotTried, |attempt| ctx.post(&place.key(attempt.n))),
-        watched_for,
+        post: status.attempts.last().map_or(ledger::Post::NotTried, |attempt| place.post(ctx, attempt.n)),
+        watched,
+        limits: seen.limits,
     };
-    let decide = |view: &Seen<'_>| ledger::decide(&status.attempts, status.folded.as_ref(), &seen.policy, view, now);
+    let decide = |view: &Seen<'_>| ledger::decide(Entries::of_shard(status), &seen.policy, view, at.now);
     let mut step = decide(&view);
     if step == Step::Look {
         view.worker = worker::look(ctx, place, status.attempts.last().map_or(0, |attempt| attempt.n)).await?;
         step = decide(&view);
     }
-    let generation = shard.metadata.generation;
     match step {
         Step::Look => Ok(Action::requeue(Duration::from_secs(1))),
         Step::Authorise(n) => {
-            let new = core::authorised(status, n, &ctx.me, generation, now);
+            let new = core::authorised(status, &seen.policy, &ctx.me, at);
             if let Some(written) = ctx.writer.status(shard, shard.status.as_ref(), &new).await? {
                 create(ctx, &written, seen, place, n).await?;
             }
@@ -90,7 +103,7 @@ async fn pass(
             Ok(Action::requeue(Duration::from_secs(5)))
         }
         Step::Stop(n) => {
-            info!(shard = place.owner, attempt = n, desired = ?seen.desired, "worker is stopped");
+            info!(shard = place.owner, attempt = n, desired = ?seen.above.desired, "worker is stopped");
             worker::stop(ctx, place, n).await?;
             Ok(Action::requeue(Duration::from_secs(1)))
         }
@@ -99,12 +112,12 @@ async fn pass(
             Ok(Action::requeue(Duration::from_secs(1)))
         }
         Step::Finish(finish) => {
-            let new = core::finished(status, &finish, generation, now);
+            let new = core::finished(status, &finish, seen.token.as_deref(), at);
             ctx.writer.status(shard, shard.status.as_ref(), &new).await?;
             Ok(resync())
         }
         Step::Wait { after, why } => {
-            if let Some(new) = waiting(status, why.as_ref(), watched_for, seen.desired, generation) {
+            if let Some(new) = waiting(status, why.as_ref(), watched.state, seen.above.desired, at.generation) {
                 ctx.writer.status(shard, shard.status.as_ref(), &new).await?;
             }
             Ok(after.map_or_else(resync, Action::requeue))
@@ -169,7 +182,8 @@ async fn create(ctx: &Context, shard: &CollectShard, seen: &Observed, place: &Pl
         task: &shard.spec.task,
         run: shard.spec.run,
         attempt: n,
-        assignment: assignment::env_value(&assignment)?,
+        runs: Runs::Worker(assignment::env_value(&assignment)?, None),
+        deadline: seen.limits.attempt,
     };
     worker::create(ctx, place, n, &worker::build(ctx, &job, &seen.root.spec)).await
 }
@@ -183,9 +197,14 @@ async fn record(
     n: i32,
     end: &Ended,
 ) -> Result<(), Error> {
-    let generation = shard.metadata.generation;
-    let expected = expected(shard);
-    let new = core::recorded(status, place.owner_uid, expected, n, end, &seen.policy, generation, clock::now());
+    let at = At { generation: shard.metadata.generation, now: clock::now() };
+    let recording = core::Recording {
+        uid: place.owner_uid,
+        expected: expected(shard),
+        policy: &seen.policy,
+        token: seen.token.as_deref(),
+    };
+    let new = core::recorded(status, n, end, &recording, at);
     if ctx.writer.status(shard, shard.status.as_ref(), &new).await?.is_none() {
         return Ok(());
     }

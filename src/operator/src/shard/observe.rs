@@ -2,11 +2,18 @@
 
 use std::sync::Arc;
 
-use collect_api::{CollectShard, CollectTask, DesiredState, plan::PathStep};
-use collect_core::resolve::{RetryPolicy, strictest};
+use collect_api::{CollectShard, CollectTask, plan::PathStep};
+use collect_core::{
+    resolve::{RetryPolicy, TimeLimits},
+    retry,
+    rollup::Above,
+};
 use kube::ResourceExt;
 
-use crate::{context::Context, task::observe::ancestors};
+use crate::{
+    context::Context,
+    task::observe::{ancestors, standing},
+};
 
 /// The tree above a shard.
 pub struct Observed {
@@ -14,10 +21,14 @@ pub struct Observed {
     pub root: Arc<CollectTask>,
     /// Path of the task that owns the shard.
     pub path: Vec<PathStep>,
-    /// The strictest desired state on the path.
-    pub desired: DesiredState,
+    /// What shall become of the shard, and the retry tokens that hold for the task above it.
+    pub above: Above,
+    /// The retry tokens that hold for the shard itself.
+    pub token: Option<String>,
     /// Limits on attempts.
     pub policy: RetryPolicy,
+    /// Limits on their time.
+    pub limits: TimeLimits,
 }
 
 /// Looks up the tree; nothing where a link is missing, being deleted, or of another run.
@@ -29,10 +40,13 @@ pub fn observe(ctx: &Context, shard: &CollectShard) -> Option<Observed> {
     if !current || line.iter().any(|task| task.metadata.deletion_timestamp.is_some()) {
         return None;
     }
+    let (above, _) = standing(&line);
     Some(Observed {
         path: task.spec.part_of.as_ref().map(|part_of| part_of.path.clone()).unwrap_or_default(),
-        desired: strictest(line.iter().map(|task| task.spec.desired_state)),
+        token: retry::token(above.token.as_deref(), shard.metadata.annotations.as_ref()),
+        above,
         policy: RetryPolicy::of(root.spec.retry.as_ref()),
+        limits: TimeLimits::of(&root.spec),
         root,
     })
 }

@@ -8,8 +8,8 @@ mod root;
 
 use std::{sync::Arc, time::Duration};
 
-use collect_api::{CollectTask, CollectTaskStatus, Phase, condition::reason};
-use collect_core::task as core;
+use collect_api::{CollectTask, CollectTaskStatus, Phase, condition::reason, labels};
+use collect_core::{conditions::At, halt, task as core};
 use kube::{ResourceExt, runtime::controller::Action};
 
 use crate::{clock, context::Context, error::Error, watch::controller_of};
@@ -35,10 +35,21 @@ pub async fn reconcile(task: Arc<CollectTask>, ctx: Arc<Context>) -> Result<Acti
     }
 }
 
-/// A change of the desired state concerns every task and shard of the tree at once.
+/// What a task is given for its status: which generation it is about, and the moment.
+pub fn at(task: &CollectTask) -> At {
+    At { generation: task.metadata.generation, now: clock::now() }
+}
+
+/// A change of what is asked for concerns every task and shard below at once.
 fn wake_below(ctx: &Context, task: &CollectTask, uid: &str) {
-    let desired = format!("{:?}", task.spec.desired_state.unwrap_or_default());
-    if !ctx.watched_for(&format!("{uid}/desired"), &desired).is_zero() {
+    let spec = &task.spec;
+    let halt = halt::halt(task).map(|halt| halt.reason);
+    let token = task.annotations().get(labels::RETRY);
+    let asked = format!(
+        "{:?} {halt:?} {token:?} {:?} {:?} {:?}",
+        spec.desired_state, spec.attempt_deadline, spec.stall_timeout, spec.pending_timeout
+    );
+    if !ctx.watched_for(uid, "asked", &asked).is_zero() {
         return;
     }
     let root_uid = task.spec.part_of.as_ref().map_or(uid, |part_of| &part_of.root_uid);
@@ -47,6 +58,10 @@ fn wake_below(ctx: &Context, task: &CollectTask, uid: &str) {
         ctx.stores.shards.state_filter(|shard| shard.spec.root_uid == root_uid && shard.namespace() == namespace)
     {
         ctx.wake.shard(namespace.as_deref().unwrap_or_default(), &shard.name_any());
+    }
+    let below = |child: &CollectTask| child.spec.part_of.as_ref().is_some_and(|part_of| part_of.root_uid == root_uid);
+    for child in ctx.stores.tasks.state_filter(|child| below(child) && child.namespace() == namespace) {
+        ctx.wake.task(namespace.as_deref().unwrap_or_default(), &child.name_any());
     }
 }
 
@@ -68,10 +83,11 @@ async fn child(ctx: &Context, task: &CollectTask) -> Result<Action, Error> {
     let Some(node) = plan.find(&part_of.path).filter(|node| node.name == task.name_any()) else {
         return stuck(ctx, task, "the sealed plan of its root does not know its place").await;
     };
-    let desired = collect_core::resolve::strictest(
-        line.iter().map(|task| task.spec.desired_state).chain([task.spec.desired_state]),
-    );
-    node::pass(ctx, task, &root, node, desired, None).await.map(|end| end.action)
+    let own = Arc::new(task.clone());
+    let whole: Vec<_> = [own].into_iter().chain(line).collect();
+    let (above, halt) = observe::standing(&whole);
+    let place = node::Place { root: &root, plan: &plan, node, above, halt };
+    node::pass(ctx, task, &place, None).await.map(|end| end.action)
 }
 
 /// The parent is not in view: gone (garbage collection takes the child too) or not listed yet.
@@ -102,7 +118,7 @@ async fn stuck(ctx: &Context, task: &CollectTask, why: &str) -> Result<Action, E
     if status.phase.as_ref().is_some_and(Phase::is_terminal) {
         return Ok(resync());
     }
-    let new = core::stuck(&status, reason::ORPHANED, why, task.metadata.generation, clock::now());
+    let new = core::stuck(&status, reason::ORPHANED, why, at(task));
     write(ctx, task, &new).await?;
     Ok(Action::requeue(Duration::from_secs(30)))
 }
@@ -113,11 +129,24 @@ pub async fn write(ctx: &Context, task: &CollectTask, new: &CollectTaskStatus) -
     if written.is_some() {
         ctx.progress_written(&task.uid().unwrap_or_default());
         let old = task.status.clone().unwrap_or_default();
+        if old.phase != new.phase && new.phase.as_ref().is_some_and(Phase::is_terminal) {
+            wake_dependents(ctx, task);
+        }
         for told in core::events(&old, new) {
             ctx.tell(task, &told).await;
         }
     }
     Ok(written)
+}
+
+/// Tasks that depend on one that has just ended are looked at.
+fn wake_dependents(ctx: &Context, task: &CollectTask) {
+    let (namespace, name) = (task.namespace(), task.name_any());
+    let depends =
+        |other: &CollectTask| other.spec.depends_on.iter().any(|on| on.name == name) && other.namespace() == namespace;
+    for other in ctx.stores.tasks.state_filter(depends) {
+        ctx.wake.task(namespace.as_deref().unwrap_or_default(), &other.name_any());
+    }
 }
 
 /// Every object is revisited now and then even with no event.

@@ -1,35 +1,59 @@
-//! What every task does once its plan is sealed: roll up, compare, report, end.
+//! What every task does once its plan is sealed: roll up, fold, compare, report, end, and begin again if a retry says so.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use collect_api::{
-    CollectTask, CollectTaskStatus, DesiredState, Phase, ValidationReport, ValidationReportSpec,
+    CollectShard, CollectTask, CollectTaskStatus, Phase, ValidationReport, ValidationReportSpec,
     ValidationReportStatus,
     condition::{RECONCILING, reason},
+    fold::Comparison,
     shard::ShardPhase,
 };
 use collect_core::{
+    fold::{self, Finished},
+    halt::{Halt, tolerated},
     names, report as compare, resolve,
-    rollup::{Rolled, roll_up},
+    rollup::{self, Above, Rolled, roll_up},
+    straggler::stragglers,
     task::{self as core, Commit, Needs, Progress},
-    tree::Node,
+    tree::{Node, PlanTree},
 };
+use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{ResourceExt, runtime::controller::Action};
+use tracing::info;
 
 use crate::{
     clock,
     context::Context,
     error::{Error, code},
     task::{
+        at,
         observe::{self, Children},
         resync, write,
     },
     worker,
+    write::Object,
 };
 
 /// Progress is written at most this often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+/// Deletes sent at once.
+const DELETES_AT_ONCE: usize = 8;
+
+/// Where a task stands in its tree.
+pub struct Place<'a> {
+    /// The root.
+    pub root: &'a CollectTask,
+    /// The sealed plan.
+    pub plan: &'a PlanTree,
+    /// The task's place in it.
+    pub node: &'a Node,
+    /// What holds for it and below.
+    pub above: Above,
+    /// Why the run is stopped, if it is.
+    pub halt: Option<Halt>,
+}
 
 /// How a pass over a node ended.
 pub struct End {
@@ -42,26 +66,31 @@ pub struct End {
 }
 
 /// One pass over a task whose plan is sealed. `commit` is where the commit stands, at a root.
-pub async fn pass(
-    ctx: &Context,
-    task: &CollectTask,
-    root: &CollectTask,
-    node: &Node,
-    desired: DesiredState,
-    commit: Option<Commit>,
-) -> Result<End, Error> {
-    let now = clock::now();
-    let children = observe::children(ctx, task);
-    let rolled = roll_up(node, &children.tasks, &children.shards);
+pub async fn pass(ctx: &Context, task: &CollectTask, place: &Place<'_>, commit: Option<Commit>) -> Result<End, Error> {
+    let at = at(task);
     let old = task.status.clone().unwrap_or_default();
-    if old.phase.as_ref().is_some_and(Phase::is_terminal) {
-        return Ok(End { action: resync(), needs: Needs::Nothing, rolled });
+    let run = place.root.status.as_ref().and_then(|status| status.run).unwrap_or(1);
+    let is_over = old.phase.as_ref().is_some_and(Phase::is_terminal);
+    let mut status = if old.run == Some(run) { old } else { core::begun(task, run, place.above.token.clone(), at.now) };
+    if status.retried != place.above.token && !is_over {
+        // What failed and was folded is taken out again; what is not folded takes itself up.
+        status = core::unfolded(&status);
     }
-    let run = root.status.as_ref().and_then(|status| status.run).unwrap_or(1);
-    let status = if old.run == Some(run) { old } else { core::begun(task, run, now) };
+    let folded = observe::folded(&status, &task.name_any())?;
+    let children = observe::children(ctx, task, Some(place.plan), &folded);
+    remove(ctx, &children).await?;
+    let rolled = roll_up(place.node, status.folded.as_ref(), &place.above, &children.tasks, &children.shards);
+    if is_over {
+        let action = match redriven(ctx, task, &place.above).await? {
+            true => Action::requeue(Duration::ZERO),
+            false => resync(),
+        };
+        return Ok(End { action, needs: Needs::Nothing, rolled });
+    }
+    let found = found(ctx, &status, place, &children, run);
     let comparison = if rolled.complete {
-        match comparison(ctx, root, node, &children, &rolled, run) {
-            Some(comparison) => Some(comparison),
+        match &found {
+            Some(found) => Some(compare_all(place, &status, found, &rolled)),
             // A child's report is not in view yet.
             None => {
                 return Ok(End { action: Action::requeue(Duration::from_millis(500)), needs: Needs::Nothing, rolled });
@@ -71,29 +100,107 @@ pub async fn pass(
         None
     };
     let commit = commit.unwrap_or(Commit::NotHere);
+    let report = observe::report(ctx, task, run);
     let seen = Progress {
         rolled: &rolled,
-        desired,
+        desired: place.above.desired,
+        halt: place.halt.as_ref(),
+        tolerated: tolerated(&place.root.spec, rolled.shards.total),
         comparison: comparison.as_ref(),
         commit: commit.clone(),
-        report: observe::report(ctx, task, run)
-            .filter(|report| report.status.is_some())
+        report: report
+            .as_ref()
+            .filter(|report| observe::is_current(report, round(&status, &rolled)))
             .map(|report| report.name_any()),
         waiting: waiting(&children),
+        stragglers: stragglers(&children.shards, &nodes(ctx, &children), at.now),
+        token: place.above.token.clone(),
     };
-    let (new, needs) = core::advance(&status, &seen, task.metadata.generation, now);
+    let (mut new, needs) = core::advance(&status, &seen, at);
+    if let Some(folded) = fold_some(ctx, place, &new, &children, run)? {
+        new.folded = Some(folded);
+    }
     let mut action = settle(ctx, task, &new).await?;
     if needs == Needs::Report {
-        if let Some(comparison) = comparison.filter(|_| report_is_due(ctx, task, run)) {
+        if let Some(comparison) = comparison.filter(|_| report_is_due(ctx, task, run, &new)) {
             let artifacts = match &commit {
                 Commit::Done(result) => Some(result),
                 _ => None,
             };
-            write_report(ctx, task, root, run, compare::with_artifacts(comparison, artifacts)).await?;
+            write_report(ctx, task, place.root, run, comparison, artifacts).await?;
         }
         action = Action::requeue(Duration::from_secs(1));
     }
     Ok(End { action, needs, rolled })
+}
+
+/// Takes a task that is over up again, if a retry says so here or below.
+pub async fn redriven(ctx: &Context, task: &CollectTask, above: &Above) -> Result<bool, Error> {
+    let Some(status) = &task.status else { return Ok(false) };
+    if !status.phase.as_ref().is_some_and(Phase::is_retriable) {
+        return Ok(false);
+    }
+    let children = observe::children(ctx, task, None, &observe::folded(status, &task.name_any())?);
+    let below = rollup::redrives(status.folded.as_ref(), &children.tasks, &children.shards);
+    let Some(redrive) = core::is_to_be_redriven(status, below, above) else { return Ok(false) };
+    info!(task = task.name_any(), ?redrive, "taken up again by a retry");
+    let new = core::redriven(status, redrive, above.token.clone(), at(task));
+    write(ctx, task, &new).await.map(|written| written.is_some())
+}
+
+/// How often a retry had taken up work again, with what is below as it is now.
+fn round(status: &CollectTaskStatus, rolled: &Rolled) -> Option<i32> {
+    Some(status.redrives.unwrap_or(0) - status.redrives_below.unwrap_or(0) + rolled.redrives)
+}
+
+/// Deletes children that are folded: what they came to stands in the parent's status.
+async fn remove(ctx: &Context, children: &Children) -> Result<(), Error> {
+    async fn one<K: Object>(ctx: &Context, object: &K) -> Result<(), Error> {
+        let uid = object.uid().unwrap_or_default();
+        if !ctx.first_time(&format!("delete/{uid}")) {
+            return Ok(());
+        }
+        ctx.writer.delete::<K>(&object.namespace().unwrap_or_default(), &object.name_any(), &uid).await
+    }
+    let shards: Vec<_> = children.folded_shards.to_vec();
+    stream::iter(shards)
+        .map(|shard| async move { one(ctx, shard.as_ref()).await })
+        .buffer_unordered(DELETES_AT_ONCE)
+        .try_collect::<()>()
+        .await?;
+    for task in &children.folded_tasks {
+        one(ctx, task.as_ref()).await?;
+    }
+    Ok(())
+}
+
+/// What is folded once the finished children beyond the history are added; nothing if there are none.
+fn fold_some(
+    ctx: &Context,
+    place: &Place<'_>,
+    status: &CollectTaskStatus,
+    children: &Children,
+    run: i64,
+) -> Result<Option<collect_api::fold::Folded>, Error> {
+    let shards = children
+        .shards
+        .iter()
+        .filter(|shard| rollup::shard_has_ended(shard, &place.above))
+        .map(|shard| Finished::Shard(shard.as_ref()));
+    let tasks = children.tasks.iter().filter_map(|child| {
+        let phase = child.status.as_ref()?.phase.as_ref()?;
+        if !phase.is_terminal() || rollup::task_is_due(child, phase, &place.above) {
+            return None;
+        }
+        let position = place.plan.find(&child.spec.part_of.as_ref()?.path)?.position;
+        // Its report goes with it, so it must be in view first.
+        let report = child_report(ctx, child, run)?;
+        Some(Finished::Task(position, child.as_ref(), report.map(Box::new)))
+    });
+    let history = resolve::history(&place.root.spec);
+    let finished = shards.chain(tasks).collect();
+    fold::fold(status.folded.as_ref(), finished, history)
+        .map_err(|source| Error::Folded { task: place.node.name.clone(), source })
 }
 
 /// Writes a transition at once; progress at most once a second, and only when it moved by a percent or ten seconds passed.
@@ -104,6 +211,7 @@ async fn settle(ctx: &Context, task: &CollectTask, new: &CollectTaskStatus) -> R
     }
     let uid = task.uid().unwrap_or_default();
     let moved = old.progress != new.progress
+        || old.folded != new.folded
         || old.shards.as_ref().map(|s| s.succeeded) != new.shards.as_ref().map(|s| s.succeeded);
     let every = match (core::is_transition(&old, new), moved) {
         (true, _) => Duration::ZERO,
@@ -140,48 +248,83 @@ fn waiting(children: &Children) -> Option<String> {
     })
 }
 
-/// Compares a task whose children are all over; nothing while a child's report is not in view.
-fn comparison(
+/// Nodes of the workers that run, by name of their shard.
+fn nodes(ctx: &Context, children: &Children) -> BTreeMap<String, String> {
+    let node = |shard: &CollectShard| {
+        let live = shard.status.as_ref()?.attempts.last().filter(|attempt| attempt.is_live())?;
+        let pods = ctx.stores.pods.of(&shard.uid()?, "collect", shard.spec.run, live.n);
+        pods.iter().find_map(|pod| pod.spec.as_ref()?.node_name.clone())
+    };
+    children.shards.iter().filter_map(|shard| Some((shard.name_any(), node(shard)?))).collect()
+}
+
+/// What a child contributes to the comparison: nothing if its report is not in view yet, `None` within if it has none.
+fn child_report(ctx: &Context, child: &CollectTask, run: i64) -> Option<Option<compare::ChildReport>> {
+    let status = child.status.as_ref()?;
+    // Who is cancelled or stopped ends without a report.
+    if status.report.is_none() && status.phase.as_ref().is_some_and(Phase::is_terminal) {
+        return Some(None);
+    }
+    let step = child.spec.part_of.as_ref().and_then(|part_of| part_of.path.last()).cloned()?;
+    let report = observe::report(ctx, child, run).filter(|report| observe::is_current(report, status.redrives))?;
+    Some(Some(compare::ChildReport { step, status: report.status.clone()? }))
+}
+
+/// What the task's slices and children add up to, those that are folded included; nothing while a child's report is not in view.
+fn found(
     ctx: &Context,
-    root: &CollectTask,
-    node: &Node,
+    status: &CollectTaskStatus,
+    place: &Place<'_>,
     children: &Children,
-    rolled: &Rolled,
     run: i64,
-) -> Option<ValidationReportStatus> {
-    let mut reports = Vec::new();
+) -> Option<Comparison> {
+    let mut found = Comparison::default();
+    for part in fold::parts(status.folded.as_ref()) {
+        compare::add(&mut found, part.comparison.clone());
+    }
+    for shard in children.shards.iter().filter(|shard| !rollup::shard_is_due(shard, &place.above)) {
+        compare::add(&mut found, compare::of_shard(shard));
+    }
     for child in &children.tasks {
-        let phase = child.status.as_ref().and_then(|status| status.phase.clone());
-        let step = child.spec.part_of.as_ref().and_then(|part_of| part_of.path.last()).cloned()?;
-        match observe::report(ctx, child, run).and_then(|report| report.status.clone()) {
-            Some(status) => reports.push(compare::ChildReport { step, status }),
-            // A cancelled child ends without a report.
-            None if phase == Some(Phase::Cancelled) => {}
-            None => return None,
+        if let Some(report) = child_report(ctx, child, run)? {
+            compare::add(&mut found, compare::of_child(&report));
         }
     }
+    Some(found)
+}
+
+fn compare_all(
+    place: &Place<'_>,
+    status: &CollectTaskStatus,
+    found: &Comparison,
+    rolled: &Rolled,
+) -> ValidationReportStatus {
     let input = compare::Input {
-        level: resolve::validation_level(&root.spec),
-        node,
-        children: reports,
+        level: resolve::validation_level(&place.root.spec),
+        node: place.node,
+        found: found.clone(),
         failed_shards: rolled.shards.failed,
+        tolerated: rolled.shards.failed <= tolerated(&place.root.spec, rolled.shards.total),
+        round: round(status, rolled).unwrap_or(0),
     };
-    Some(compare::compare(&input, &children.shards, clock::now()))
+    compare::compare(&input, clock::now())
 }
 
 /// Whether the report was not written a moment ago: it comes into view a little later than it is written.
-fn report_is_due(ctx: &Context, task: &CollectTask, run: i64) -> bool {
-    let written = ctx.watched_for(&format!("{}/report/{run}", task.uid().unwrap_or_default()), "written");
+fn report_is_due(ctx: &Context, task: &CollectTask, run: i64, status: &CollectTaskStatus) -> bool {
+    let what = format!("report/{run}/{}", status.redrives.unwrap_or(0));
+    let written = ctx.watched_for(&task.uid().unwrap_or_default(), &what, "written");
     written.is_zero() || written >= Duration::from_secs(3)
 }
 
-/// Writes the report about a task's run: created once, then its status, each safe to repeat (I11).
+/// Writes the report about a task's run: created once, then its status, each safe to repeat (I11). A retry writes its status anew.
 async fn write_report(
     ctx: &Context,
     task: &CollectTask,
     root: &CollectTask,
     run: i64,
-    status: ValidationReportStatus,
+    comparison: ValidationReportStatus,
+    artifacts: Option<&collect_api::protocol::CommitResult>,
 ) -> Result<(), Error> {
     let namespace = task.namespace().unwrap_or_default();
     let name = names::report(&task.name_any(), run);
@@ -219,8 +362,10 @@ async fn write_report(
         // The report of an earlier task of the same name is still being deleted.
         return Ok(());
     }
-    if made.status.is_none() {
-        ctx.writer.status(&made, None, &status).await?;
+    let round = comparison.rounds.last().map(|round| round.round);
+    if !observe::is_current(&made, round) {
+        let status = compare::completed(comparison, artifacts, made.status.as_ref());
+        ctx.writer.status(&made, made.status.as_ref(), &status).await?;
     }
     Ok(())
 }

@@ -2,11 +2,17 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use collect_api::{Attempt, CollectShard, CollectTask, ValidationReport, shard::ShardPhase};
+use collect_api::{Attempt, CollectShard, CollectTask, CollectTaskStatus, ValidationReport, shard::ShardPhase};
 use collect_core::{
     admit::{ShardSeen, ShardState, TaskSeen, TreeSeen},
-    ledger::backoff_left,
+    attempts::backoff_left,
+    depends::DependencySeen,
+    fold::FoldedIndexes,
+    halt::{self, Halt},
     names,
+    resolve::strictest,
+    retry,
+    rollup::Above,
     tree::PlanTree,
 };
 use jiff::Timestamp;
@@ -42,29 +48,76 @@ pub fn ancestors(ctx: &Context, object: &impl ResourceExt) -> Option<Vec<Arc<Col
     None
 }
 
+/// What shall become of the work below the first task of a line that ends at the root, and why it is stopped, if it is.
+pub fn standing(line: &[Arc<CollectTask>]) -> (Above, Option<Halt>) {
+    let asked = strictest(line.iter().map(|task| task.spec.desired_state));
+    let halt = line.last().and_then(|root| halt::halt(root));
+    let token = line
+        .iter()
+        .rev()
+        .fold(None::<String>, |above, task| retry::token(above.as_deref(), task.metadata.annotations.as_ref()));
+    (Above { desired: halt::desired(asked, halt.as_ref()), token }, halt)
+}
+
 /// The direct children of a task.
 pub struct Children {
     /// Child tasks.
     pub tasks: Vec<Arc<CollectTask>>,
     /// Shards.
     pub shards: Vec<Arc<CollectShard>>,
+    /// Those whose index is folded: they are counted already and only have to go.
+    pub folded_tasks: Vec<Arc<CollectTask>>,
+    /// The same of shards.
+    pub folded_shards: Vec<Arc<CollectShard>>,
 }
 
-/// The direct children of a task that are not being deleted, by owner uid.
-pub fn children(ctx: &Context, task: &CollectTask) -> Children {
+/// The direct children of a task that are not being deleted, by owner uid. Without the plan no child task counts as folded.
+pub fn children(ctx: &Context, task: &CollectTask, plan: Option<&PlanTree>, folded: &FoldedIndexes) -> Children {
     let (namespace, uid) = (task.namespace(), task.uid());
     fn ours<K: ResourceExt>(object: &K, namespace: &Option<String>, uid: &Option<String>) -> bool {
         object.namespace() == *namespace
             && object.meta().deletion_timestamp.is_none()
             && controller_of(object).map(|owner| &owner.uid) == uid.as_ref()
     }
-    Children {
-        tasks: ctx.stores.tasks.state_filter(|child| child.spec.part_of.is_some() && ours(child, &namespace, &uid)),
-        shards: ctx.stores.shards.state_filter(|shard| ours(shard, &namespace, &uid)),
-    }
+    let (folded_tasks, tasks) = ctx
+        .stores
+        .tasks
+        .state_filter(|child| child.spec.part_of.is_some() && ours(child, &namespace, &uid))
+        .into_iter()
+        .partition(|child| {
+            let place = child.spec.part_of.as_ref().and_then(|part_of| plan?.find(&part_of.path));
+            place.is_some_and(|node| folded.tasks.contains(node.position))
+        });
+    let (folded_shards, shards) = ctx
+        .stores
+        .shards
+        .state_filter(|shard| ours(shard, &namespace, &uid))
+        .into_iter()
+        .partition(|shard| folded.shards.contains(shard.spec.index));
+    Children { tasks, shards, folded_tasks, folded_shards }
 }
 
-/// The report about a task's run, if it exists with its status and belongs to the task.
+/// What is folded of a task.
+pub fn folded(status: &CollectTaskStatus, name: &str) -> Result<FoldedIndexes, Error> {
+    FoldedIndexes::of(status.folded.as_ref()).map_err(|source| Error::Folded { task: name.to_owned(), source })
+}
+
+/// What was seen of a task that others depend on.
+pub fn dependency(ctx: &Context, namespace: &str, name: &str) -> Option<DependencySeen> {
+    let task = ctx.stores.tasks.get(&ObjectRef::new(name).within(namespace))?;
+    Some(DependencySeen {
+        phase: task.status.as_ref().and_then(|status| status.phase.clone()),
+        depends_on: task.spec.depends_on.iter().map(|dependency| dependency.name.clone()).collect(),
+    })
+}
+
+/// Whether a report is about this round of its task's run: how often a retry had taken up work again.
+pub fn is_current(report: &ValidationReport, redrives: Option<i32>) -> bool {
+    let rounds = report.status.as_ref().map(|status| status.rounds.as_slice()).unwrap_or_default();
+    rounds.last().is_some_and(|round| round.round == redrives.unwrap_or(0))
+}
+
+/// The report about a task's run, if it exists and belongs to the task.
 pub fn report(ctx: &Context, task: &CollectTask, run: i64) -> Option<Arc<ValidationReport>> {
     let name = names::report(&task.name_any(), run);
     ctx.stores
@@ -74,7 +127,7 @@ pub fn report(ctx: &Context, task: &CollectTask, run: i64) -> Option<Arc<Validat
 }
 
 /// Everything of a run's tree that exists, for admission.
-pub fn tree(ctx: &Context, root: &CollectTask, run: i64, now: Timestamp) -> TreeSeen {
+pub fn tree(ctx: &Context, root: &CollectTask, run: i64, now: Timestamp) -> Result<TreeSeen, Error> {
     let (namespace, root_uid) = (root.namespace(), root.uid().unwrap_or_default());
     let mut seen = TreeSeen::default();
     let mut names_by_uid: BTreeMap<String, String> = BTreeMap::new();
@@ -85,6 +138,9 @@ pub fn tree(ctx: &Context, root: &CollectTask, run: i64, now: Timestamp) -> Tree
     for task in tasks.iter().map(Arc::as_ref).chain([root]) {
         let uid = task.uid().unwrap_or_default();
         names_by_uid.insert(uid.clone(), task.name_any());
+        if let Some(status) = &task.status {
+            seen.folded.insert(task.name_any(), folded(status, &task.name_any())?);
+        }
         seen.tasks.insert(
             task.name_any(),
             TaskSeen {
@@ -104,7 +160,7 @@ pub fn tree(ctx: &Context, root: &CollectTask, run: i64, now: Timestamp) -> Tree
         let seen_shard = ShardSeen { uid: shard.uid().unwrap_or_default(), state: state(&shard, now) };
         seen.shards.entry(task.clone()).or_default().insert(shard.spec.index, seen_shard);
     }
-    seen
+    Ok(seen)
 }
 
 fn state(shard: &CollectShard, now: Timestamp) -> ShardState {
@@ -116,11 +172,14 @@ fn state(shard: &CollectShard, now: Timestamp) -> ShardState {
     if status.and_then(|status| status.phase.as_ref()).is_some_and(ShardPhase::is_terminal) {
         return ShardState::Over;
     }
+    let retried = last.zip(status).is_some_and(|(last, status)| last.n <= status.forgiven.unwrap_or(0));
     // A shard that is being deleted keeps its place until it is gone: its name is taken.
     if shard.metadata.deletion_timestamp.is_some() {
         return ShardState::Live;
     }
-    ShardState::Waiting(last.and_then(|attempt| backoff_left(attempt, now)).unwrap_or(Duration::ZERO))
+    ShardState::Waiting(
+        last.filter(|_| !retried).and_then(|attempt| backoff_left(attempt, now)).unwrap_or(Duration::ZERO),
+    )
 }
 
 /// Reads the chunks of a plan with quorum reads; nothing where one is missing.

@@ -1,20 +1,25 @@
-//! The two Jobs of a root, by the same ledger as a shard's: the planner, whose end seals the plan, and the commit.
+//! The Jobs of a root, by the same ledger as a shard's: the planner, whose end seals the plan, the commit, and the hooks.
 
 use std::time::Duration;
 
 use collect_api::{
     Attempt, CollectTask, CollectTaskStatus, DesiredState, Outcome, Phase,
-    condition::reason,
-    protocol::{CommitWork, PlanResult, WorkResult},
+    condition::{HOOK_FAILED, reason},
+    hooks::HookRun,
+    protocol::{CommitWork, HookWork, PlanResult, WorkResult},
     task::{CommitStatus, PlanStatus},
 };
 use collect_core::{
     assignment::{self, RunRef},
-    job::JobFor,
+    attempts::{self, Entries},
+    conditions::{self, At},
+    halt::Halt,
+    hooks::{self, HookKind},
+    job::{JobFor, Runs},
     ledger::{self, Ended, Finish, Post, Seen, Step},
-    resolve::{self, RetryPolicy},
+    resolve::{self, RetryPolicy, TimeLimits},
     rollup::Rolled,
-    task as core,
+    task::{self as core, Told},
     tree::PlanTree,
 };
 use kube::{ResourceExt, runtime::controller::Action};
@@ -24,15 +29,16 @@ use crate::{
     clock,
     context::Context,
     error::Error,
-    task::{observe, resync, root::delete_chunks, write},
-    worker::{self, Place},
+    task::{at, observe, resync, root::delete_chunks, write},
+    worker::{self, Place, Signs},
 };
 
-/// Which of the two.
+/// Which of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Which {
     Plan,
     Commit(CommitNumbers),
+    Hook(HookKind),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,13 +52,17 @@ impl Which {
         match self {
             Which::Plan => "plan",
             Which::Commit(_) => "commit",
+            Which::Hook(kind) => kind.word(),
         }
     }
 
-    fn attempts(self, status: &CollectTaskStatus) -> Vec<Attempt> {
+    fn entries(self, status: &CollectTaskStatus) -> Entries<'_> {
         match self {
-            Which::Plan => status.plan.as_ref().map(|plan| plan.attempts.clone()).unwrap_or_default(),
-            Which::Commit(_) => status.commit.as_ref().map(|commit| commit.attempts.clone()).unwrap_or_default(),
+            Which::Plan => Entries::of_plan(status.plan.as_ref()),
+            Which::Commit(_) => Entries::of_commit(status.commit.as_ref()),
+            Which::Hook(kind) => kind
+                .status(status.hooks.as_ref())
+                .map_or_else(Entries::default, |hook| Entries::listed(&hook.attempts, hook.forgiven)),
         }
     }
 
@@ -60,41 +70,100 @@ impl Which {
         match self {
             Which::Plan => status.plan.get_or_insert_with(PlanStatus::default).attempts = attempts,
             Which::Commit(_) => status.commit.get_or_insert_with(CommitStatus::default).attempts = attempts,
+            Which::Hook(kind) => kind.status_mut(status).attempts = attempts,
         }
     }
 
-    fn phase(self) -> (Phase, &'static str, &'static str) {
+    fn policy(self, task: &CollectTask) -> RetryPolicy {
         match self {
-            Which::Plan => (Phase::Planning, reason::PLANNING, "the planner reads the levels and totals of the source"),
-            Which::Commit(_) => (Phase::Validating, reason::VALIDATING, "writing the run's file list"),
+            Which::Hook(kind) => kind
+                .of(task.spec.hooks.as_ref())
+                .map_or_else(|| RetryPolicy::of(task.spec.retry.as_ref()), RetryPolicy::of_hook),
+            Which::Plan | Which::Commit(_) => RetryPolicy::of(task.spec.retry.as_ref()),
+        }
+    }
+
+    fn limits(self, task: &CollectTask) -> TimeLimits {
+        match self {
+            Which::Hook(kind) => kind
+                .of(task.spec.hooks.as_ref())
+                .map_or_else(|| TimeLimits::of(&task.spec), |hook| TimeLimits::of_hook(hook, &task.spec)),
+            Which::Plan | Which::Commit(_) => TimeLimits::of(&task.spec),
+        }
+    }
+
+    /// The status while it is worked on. What comes after the end changes nothing of the end.
+    fn waiting(self, status: &CollectTaskStatus, reason: &str, message: &str, at: At) -> CollectTaskStatus {
+        match self {
+            Which::Plan => core::waiting(status, Phase::Planning, reason, message, at),
+            Which::Commit(_) => core::waiting(status, Phase::Validating, reason, message, at),
+            Which::Hook(HookKind::BeforeStart) => core::waiting(status, Phase::Pending, reason, message, at),
+            Which::Hook(HookKind::AfterSuccess | HookKind::AfterFailure) => status.clone(),
+        }
+    }
+
+    fn does(self) -> (&'static str, &'static str) {
+        match self {
+            Which::Plan => (reason::PLANNING, "the planner reads the levels and totals of the source"),
+            Which::Commit(_) => (reason::VALIDATING, "writing the run's file list"),
+            Which::Hook(_) => (reason::HOOK, "the beforeStart hook is carried out"),
         }
     }
 }
 
 /// One step of the planner.
-pub async fn plan(ctx: &Context, task: &CollectTask, run: i64, desired: DesiredState) -> Result<Action, Error> {
-    step(ctx, task, run, desired, Which::Plan).await
+pub async fn plan(ctx: &Context, task: &CollectTask, run: i64, asked: &Asked<'_>) -> Result<Action, Error> {
+    step(ctx, task, run, asked, Which::Plan).await
 }
 
 /// One step of the commit. A pause does not hold it back: nothing is collected any more.
-pub async fn commit(ctx: &Context, task: &CollectTask, run: i64, rolled: &Rolled) -> Result<Action, Error> {
+pub async fn commit(
+    ctx: &Context,
+    task: &CollectTask,
+    run: i64,
+    asked: &Asked<'_>,
+    rolled: &Rolled,
+) -> Result<Action, Error> {
     let numbers = CommitNumbers { slices: i64::from(rolled.shards.succeeded), records: rolled.records.collected };
-    step(ctx, task, run, DesiredState::Running, Which::Commit(numbers)).await
+    step(ctx, task, run, &asked.unless_paused(), Which::Commit(numbers)).await
+}
+
+/// One step of a hook. Those after the end are carried out whatever is asked for by then.
+pub async fn hook(
+    ctx: &Context,
+    task: &CollectTask,
+    run: i64,
+    asked: &Asked<'_>,
+    kind: HookKind,
+) -> Result<Action, Error> {
+    let running = Asked { desired: DesiredState::Running, halt: None };
+    let asked = if kind == HookKind::BeforeStart { asked } else { &running };
+    step(ctx, task, run, asked, Which::Hook(kind)).await
+}
+
+/// What is asked of a root.
+#[derive(Clone, Debug)]
+pub struct Asked<'a> {
+    /// What shall become of it.
+    pub desired: DesiredState,
+    /// Why the run is stopped, if it is.
+    pub halt: Option<&'a Halt>,
+}
+
+impl Asked<'_> {
+    fn unless_paused(&self) -> Self {
+        let desired = match self.desired {
+            DesiredState::Paused => DesiredState::Running,
+            other => other,
+        };
+        Self { desired, halt: self.halt }
+    }
 }
 
 /// Why the commit failed for good, if it has.
 pub fn commit_failure(task: &CollectTask) -> Option<String> {
-    let commit = task.status.as_ref()?.commit.as_ref()?;
-    let idle = Seen {
-        me: "",
-        uid: "",
-        desired: DesiredState::Running,
-        admitted: false,
-        worker: ledger::WorkerSeen::Unseen,
-        post: Post::NotTried,
-        watched_for: Duration::ZERO,
-    };
-    match ledger::decide(&commit.attempts, None, &RetryPolicy::of(task.spec.retry.as_ref()), &idle, clock::now()) {
+    let entries = Entries::of_commit(task.status.as_ref()?.commit.as_ref());
+    match ledger::decide(entries, &RetryPolicy::of(task.spec.retry.as_ref()), &Seen::nothing(), clock::now()) {
         Step::Finish(Finish::Failed(why)) => Some(why),
         _ => None,
     }
@@ -103,15 +172,9 @@ pub fn commit_failure(task: &CollectTask) -> Option<String> {
 /// A sealed plan whose chunks are gone is planned again and must give the same digest.
 pub async fn unseal(ctx: &Context, task: &CollectTask) -> Result<Action, Error> {
     let status = task.status.clone().unwrap_or_default();
-    warn!(task = task.name_any(), "the sealed plan is gone and is made again");
-    let mut new = core::waiting(
-        &status,
-        Phase::Planning,
-        reason::PLAN_LOST,
-        "the sealed plan is gone and is made again",
-        task.metadata.generation,
-        clock::now(),
-    );
+    let message = "the sealed plan is gone and is made again";
+    warn!(task = task.name_any(), "{message}");
+    let mut new = core::waiting(&status, Phase::Planning, reason::PLAN_LOST, message, at(task));
     if let Some(plan) = &mut new.plan {
         plan.sealed = None;
     }
@@ -119,49 +182,42 @@ pub async fn unseal(ctx: &Context, task: &CollectTask) -> Result<Action, Error> 
     Ok(Action::requeue(Duration::from_millis(100)))
 }
 
-async fn step(
-    ctx: &Context,
-    task: &CollectTask,
-    run: i64,
-    desired: DesiredState,
-    which: Which,
-) -> Result<Action, Error> {
-    let now = clock::now();
+async fn step(ctx: &Context, task: &CollectTask, run: i64, asked: &Asked<'_>, which: Which) -> Result<Action, Error> {
+    let at = at(task);
     let status = task.status.clone().unwrap_or_default();
     let (namespace, name, uid) =
         (task.namespace().unwrap_or_default(), task.name_any(), task.uid().unwrap_or_default());
     let place = Place { namespace: &namespace, owner: &name, owner_uid: &uid, work: which.word(), run };
-    let policy = RetryPolicy::of(task.spec.retry.as_ref());
-    let attempts = which.attempts(&status);
-    worker::sweep(ctx, &place, &attempts).await?;
-    let (worker_seen, watched_for) = worker::see(ctx, &place, &attempts);
+    let policy = which.policy(task);
+    let entries = which.entries(&status);
+    worker::sweep(ctx, &place, entries.attempts).await?;
+    let (worker_seen, watched) = worker::see(ctx, &place, entries.attempts, Signs::default());
     let mut view = Seen {
         me: &ctx.me,
-        uid: &uid,
-        desired,
+        desired: asked.desired,
         admitted: true,
         worker: worker_seen,
-        post: attempts.last().map_or(Post::NotTried, |attempt| ctx.post(&place.key(attempt.n))),
-        watched_for,
+        post: entries.last().map_or(Post::NotTried, |attempt| place.post(ctx, attempt.n)),
+        watched,
+        limits: which.limits(task),
     };
-    let mut step = ledger::decide(&attempts, None, &policy, &view, now);
+    let mut step = ledger::decide(entries, &policy, &view, at.now);
     if step == Step::Look {
-        view.worker = worker::look(ctx, &place, attempts.last().map_or(0, |attempt| attempt.n)).await?;
-        step = ledger::decide(&attempts, None, &policy, &view, now);
+        view.worker = worker::look(ctx, &place, entries.last_number()).await?;
+        step = ledger::decide(entries, &policy, &view, at.now);
     }
-    // The last attempt did well, and what it made is gone since (unsealed): once more.
-    if step == Step::Finish(Finish::Done) && which == Which::Plan {
-        step = Step::Authorise(ledger::next_attempt(&attempts, None));
+    // The last attempt did well, and what it made holds no more (unsealed, or completed by a retry): once more.
+    if step == Step::Finish(Finish::Done) && !matches!(which, Which::Hook(_)) {
+        step = Step::Authorise(entries.next_number());
     }
-    let generation = task.metadata.generation;
-    let (phase, why, message) = which.phase();
+    let (why, message) = which.does();
     match step {
         Step::Look => Ok(Action::requeue(Duration::from_secs(1))),
         Step::Authorise(n) => {
-            let mut new = core::waiting(&status, phase, why, message, generation, now);
-            let mut attempts = attempts;
-            ledger::authorise(&mut attempts, &mut None, n, &ctx.me, now);
-            which.put(&mut new, attempts);
+            let mut new = which.waiting(&status, why, message, at);
+            let mut list = entries.attempts.to_vec();
+            attempts::authorise(&mut list, &mut None, entries.forgiven, &policy, &ctx.me, at.now);
+            which.put(&mut new, list);
             if write(ctx, task, &new).await?.is_some() {
                 create(ctx, task, &place, n, which).await?;
             }
@@ -176,30 +232,23 @@ async fn step(
             Ok(Action::requeue(Duration::from_secs(1)))
         }
         Step::Record(n, end) => {
-            record(ctx, task, &status, attempts, n, *end, &policy, which, run).await?;
+            record(ctx, task, &status, n, *end, &policy, which, run).await?;
             Ok(Action::requeue(Duration::from_millis(200)))
         }
         Step::Finish(finish) => {
-            finished(ctx, task, &status, &attempts, &finish, which).await?;
+            finished(ctx, task, &status, &finish, asked, which).await?;
             Ok(resync())
         }
         Step::Wait { after, why: waits } => {
-            let told = waits.filter(|(why, _)| *why != reason::POD_PENDING || watched_for >= Duration::from_secs(5));
+            let told = waits.filter(|(why, _)| *why != reason::POD_PENDING || watched.state >= Duration::from_secs(5));
             let new = match told {
-                Some((reason::PAUSED, message)) => {
-                    core::waiting(&status, Phase::Paused, reason::PAUSED, &message, generation, now)
-                }
+                Some((reason::PAUSED, message)) => core::waiting(&status, Phase::Paused, reason::PAUSED, &message, at),
                 // The time left changes with every pass; what was said before still holds.
                 Some((reason::RETRYING, _)) => status.clone(),
-                Some((reason, message)) => core::waiting(
-                    &status,
-                    phase,
-                    reason,
-                    &format!("the {} Job waits: {message}", which.word()),
-                    generation,
-                    now,
-                ),
-                None => core::waiting(&status, phase, why, message, generation, now),
+                Some((reason, message)) => {
+                    which.waiting(&status, reason, &format!("the {} Job waits: {message}", which.word()), at)
+                }
+                None => which.waiting(&status, why, message, at),
             };
             if core::is_transition(&status, &new) || status.message != new.message {
                 write(ctx, task, &new).await?;
@@ -220,18 +269,29 @@ async fn create(ctx: &Context, task: &CollectTask, place: &Place<'_>, n: i32, wh
         spec: &task.spec,
     };
     let share = worker::share(ctx, assignment::limits(&task.spec), 1);
-    let assignment = match which {
-        Which::Plan => assignment::plan(&run, n, share),
-        Which::Commit(numbers) => {
+    let worker = |assignment| assignment::env_value(&assignment).map(|value| Runs::Worker(value, None));
+    let hook = match which {
+        Which::Hook(kind) => kind.of(task.spec.hooks.as_ref()).map(|hook| (hook, hooks::event(task, kind))),
+        Which::Plan | Which::Commit(_) => None,
+    };
+    let runs = match (which, &hook) {
+        (Which::Plan, _) => worker(assignment::plan(&run, n, share)?)?,
+        (Which::Commit(CommitNumbers { slices, records }), _) => {
+            let revision = task.status.as_ref().and_then(|status| status.redrives).unwrap_or(0);
             let keep_runs = task.spec.runs.as_ref().and_then(|runs| runs.keep).unwrap_or(resolve::KEEP_RUNS);
-            assignment::commit(
-                &run,
-                CommitWork { slices: numbers.slices, records: numbers.records, keep_runs },
-                n,
-                share,
-            )
+            worker(assignment::commit(&run, CommitWork { slices, records, keep_runs, revision }, n, share)?)?
         }
-    }?;
+        (Which::Hook(_), Some((hook, event))) => match &hook.run {
+            HookRun::Http(http) => {
+                let work = HookWork { http: http.clone(), event: event.clone() };
+                let assignment = assignment::hook(&run, work, n, share)?;
+                Runs::Worker(assignment::env_value(&assignment)?, http.auth.as_ref())
+            }
+            HookRun::Job(own) => Runs::Own(own, event),
+        },
+        // It was taken out of the spec a moment ago.
+        (Which::Hook(_), None) => return Ok(()),
+    };
     let Some(owner) = worker::owner(task) else { return Ok(()) };
     let job = JobFor {
         name: place.job(n),
@@ -243,7 +303,8 @@ async fn create(ctx: &Context, task: &CollectTask, place: &Place<'_>, n: i32, wh
         task: place.owner,
         run: place.run,
         attempt: n,
-        assignment: assignment::env_value(&assignment)?,
+        runs,
+        deadline: which.limits(task).attempt,
     };
     worker::create(ctx, place, n, &worker::build(ctx, &job, &task.spec)).await
 }
@@ -254,7 +315,6 @@ async fn record(
     ctx: &Context,
     task: &CollectTask,
     status: &CollectTaskStatus,
-    mut attempts: Vec<Attempt>,
     n: i32,
     mut end: Ended,
     policy: &RetryPolicy,
@@ -274,30 +334,29 @@ async fn record(
         (Which::Commit(_), Some(WorkResult::Commit(result))) if done => {
             new.commit.get_or_insert_with(CommitStatus::default).result = Some(result);
         }
+        // A container of the user's own says by its exit code alone that it is done.
+        (Which::Hook(kind), _) if done => kind.status_mut(&mut new).succeeded = Some(true),
         _ if done => {
             end.outcome = Some(Outcome::Lost);
             end.system_message = Some("the worker ended well but left no result".into());
         }
         _ => {}
     }
-    ledger::record(&mut attempts, None, n, &end, policy, &task.uid().unwrap_or_default(), clock::now());
-    if let Some(attempt) = attempts.iter().find(|attempt| attempt.n == n) {
+    let entries = which.entries(status);
+    let mut list = entries.attempts.to_vec();
+    let uid = task.uid().unwrap_or_default();
+    attempts::record(&mut list, &entries.used(policy), n, &end, policy, &uid, clock::now());
+    if let Some(attempt) = list.iter().find(|attempt| attempt.n == n) {
         let outcome = attempt.outcome.as_ref().map(ToString::to_string).unwrap_or_default();
-        info!(
-            task = task.name_any(),
-            work = which.word(),
-            attempt = n,
-            outcome,
-            message = attempt.message,
-            "attempt ended"
-        );
+        let work = which.word();
+        info!(task = task.name_any(), work, attempt = n, outcome, message = attempt.message, "attempt ended");
         ctx.metrics.attempt(&outcome);
-        if !done {
-            new.message =
-                attempt.message.clone().map(|message| format!("{} attempt {n}: {outcome}: {message}", which.word()));
+        let after_the_end = status.phase.as_ref().is_some_and(Phase::is_terminal);
+        if !done && !after_the_end {
+            new.message = attempt.message.clone().map(|message| format!("{work} attempt {n}: {outcome}: {message}"));
         }
     }
-    which.put(&mut new, attempts);
+    which.put(&mut new, list);
     if write(ctx, task, &new).await?.is_some()
         && new.plan.as_ref().and_then(|plan| plan.sealed) == Some(n)
         && which == Which::Plan
@@ -333,7 +392,7 @@ fn seal(task: &CollectTask, new: &mut CollectTaskStatus, n: i32, result: PlanRes
         // The tree was built from another plan: going on would mix two.
         let message =
             "the sealed plan was deleted, and planning again gave another one; raise spec.run to collect anew";
-        *new = core::failed(new, Phase::Failed, reason::PLAN_LOST, message, task.metadata.generation, clock::now());
+        *new = core::failed(new, Phase::Failed, reason::PLAN_LOST, message, at(task));
         return;
     }
     let plan = new.plan.get_or_insert_with(PlanStatus::default);
@@ -346,21 +405,34 @@ async fn finished(
     ctx: &Context,
     task: &CollectTask,
     status: &CollectTaskStatus,
-    attempts: &[Attempt],
     finish: &Finish,
+    asked: &Asked<'_>,
     which: Which,
 ) -> Result<(), Error> {
-    let (now, generation) = (clock::now(), task.metadata.generation);
-    let new = match finish {
-        Finish::Failed(why) => {
-            let word = attempts.last().and_then(|attempt| attempt.reason.clone());
+    let at = at(task);
+    let new = match (finish, which) {
+        (Finish::Done, _) => return Ok(()),
+        (Finish::Failed(why), Which::Hook(kind)) => {
+            let message = format!("the hook spec.hooks.{} did not succeed: {why}", kind.field());
+            let mut new = status.clone();
+            kind.status_mut(&mut new).succeeded = Some(false);
+            if kind == HookKind::BeforeStart {
+                core::failed(&new, Phase::Failed, reason::HOOK_FAILED, &message, at)
+            } else {
+                conditions::set(&mut new.conditions, HOOK_FAILED, "True", reason::HOOK_FAILED, &message, at);
+                ctx.tell(task, &Told { warning: true, reason: reason::HOOK_FAILED.into(), note: message }).await;
+                new
+            }
+        }
+        (Finish::Failed(why), Which::Plan | Which::Commit(_)) => {
+            let word = which.entries(status).last().and_then(|attempt| attempt.reason.clone());
             let fallback = if which == Which::Plan { reason::PLANNING_FAILED } else { reason::COMMIT_FAILED };
-            core::failed(status, Phase::Failed, word.as_deref().unwrap_or(fallback), why, generation, now)
+            core::failed(status, Phase::Failed, word.as_deref().unwrap_or(fallback), why, at)
         }
-        Finish::Cancelled => {
-            core::failed(status, Phase::Cancelled, reason::CANCELLED, "cancelled by desiredState", generation, now)
-        }
-        Finish::Done => return Ok(()),
+        (Finish::Cancelled, _) => match asked.halt {
+            Some(halt) => core::failed(status, Phase::Failed, halt.reason, &halt.message, at),
+            None => core::failed(status, Phase::Cancelled, reason::CANCELLED, "cancelled by desiredState", at),
+        },
     };
     write(ctx, task, &new).await.map(|_| ())
 }

@@ -1,14 +1,18 @@
 //! A pass over a root: begin a run, plan it, admit its work, commit it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use collect_api::{
-    CollectShard, CollectShardSpec, CollectTask, CollectTaskSpec, DesiredState, Phase, ValidationReport,
-    condition::reason, labels, shard::Slice, task::PartOf,
+    CollectShard, CollectShardSpec, CollectTask, CollectTaskSpec, CollectTaskStatus, DesiredState, Phase,
+    ValidationReport, condition::reason, labels, shard::Slice, task::PartOf,
 };
 use collect_core::{
     admit::{ShardState, TreeSeen, admit},
-    names, resolve,
+    depends::{Dependencies, dependencies},
+    halt,
+    hooks::{self, HookKind},
+    names, resolve, retry,
+    rollup::Above,
     task::{self as core, Commit, Needs, Told},
     tree::{Node, PlanTree},
 };
@@ -24,7 +28,11 @@ use crate::{
     clock,
     context::Context,
     error::{Error, code},
-    task::{node, observe, phase_jobs, resync, write},
+    task::{
+        at, node, observe,
+        phase_jobs::{self, Asked},
+        resync, write,
+    },
     watch::controller_of,
     worker,
     write::Object,
@@ -36,21 +44,25 @@ const CREATES_AT_ONCE: usize = 8;
 /// One pass over a root.
 pub async fn pass(ctx: &Context, task: &CollectTask) -> Result<Action, Error> {
     let wanted = task.spec.run_number();
+    let own = Arc::new(task.clone());
+    let (above, halt) = observe::standing(std::slice::from_ref(&own));
     let run = match task.status.as_ref().and_then(|status| status.run) {
         None => {
-            write(ctx, task, &core::begun(task, wanted, clock::now())).await?;
+            write(ctx, task, &core::begun(task, wanted, above.token, clock::now())).await?;
             return Ok(Action::requeue(Duration::ZERO));
         }
         Some(run) if run < wanted => return replace(ctx, task, run, wanted).await,
         Some(run) => run,
     };
     let status = task.status.clone().unwrap_or_default();
-    let uid = task.uid().unwrap_or_default();
+    let asked = Asked { desired: above.desired, halt: halt.as_ref() };
     if status.phase.as_ref().is_some_and(Phase::is_terminal) {
-        ctx.set_starts(&uid, Default::default());
-        return Ok(resync());
+        return over(ctx, task, run, &above, &asked).await;
     }
-    let desired = task.spec.desired_state.unwrap_or_default();
+    let left = match stopwatch(ctx, task, &status, above.desired).await? {
+        Stopwatch::Written => return Ok(Action::requeue(Duration::ZERO)),
+        Stopwatch::Runs(left) => left,
+    };
     let sealed = status.plan.as_ref().is_some_and(|plan| plan.sealed.is_some());
     let plan = match observe::plan(ctx, task).await {
         // A sealed plan that can't be read any more is made again, and must come out the same.
@@ -60,43 +72,149 @@ pub async fn pass(ctx: &Context, task: &CollectTask) -> Result<Action, Error> {
         }
         other => other?,
     };
-    match plan {
-        Some(plan) => run_tree(ctx, task, &plan, run, desired).await,
+    let action = match plan {
+        Some(plan) => {
+            let Some(node) = plan.root() else { return Ok(resync()) };
+            let place = node::Place { root: task, plan: &plan, node, above, halt: halt.clone() };
+            run_tree(ctx, task, &place, run).await
+        }
         None if sealed => phase_jobs::unseal(ctx, task).await,
-        None => phase_jobs::plan(ctx, task, run, desired).await,
+        None => start(ctx, task, run, &asked).await,
+    }?;
+    Ok(sooner(action, left))
+}
+
+/// The earlier of an action and a time.
+fn sooner(action: Action, left: Option<Duration>) -> Action {
+    match (left, action == Action::await_change()) {
+        (None, _) => action,
+        // An action does not tell its time; looking twice does no harm.
+        (Some(left), _) if left < Duration::from_secs(30) => Action::requeue(left.max(Duration::from_millis(100))),
+        _ => action,
     }
 }
 
-/// Admits work, rolls up, and commits when everything is over.
-async fn run_tree(
-    ctx: &Context,
-    task: &CollectTask,
-    plan: &PlanTree,
-    run: i64,
-    desired: DesiredState,
-) -> Result<Action, Error> {
-    let uid = task.uid().unwrap_or_default();
-    let Some(root_node) = plan.root() else { return Ok(resync()) };
-    let seen = observe::tree(ctx, task, run, clock::now());
-    let admission = admit(plan, &seen, resolve::root_parallelism(&task.spec));
-    let tree = Tree { ctx, root: task, plan, seen: &seen, run };
-    let mut soon = admission.next;
-    if let Some(conflict) = tree.create(&admission.tasks, &admission.shards).await? {
-        match conflict {
-            Conflict::Foreign(message) => {
-                let status = task.status.clone().unwrap_or_default();
-                let new = core::stuck(&status, reason::NAME_CONFLICT, &message, task.metadata.generation, clock::now());
-                write(ctx, task, &new).await?;
-                return Ok(Action::requeue(Duration::from_secs(15)));
+/// What is left to do before the plan: dependencies, the beforeStart hook, the planner.
+async fn start(ctx: &Context, task: &CollectTask, run: i64, asked: &Asked<'_>) -> Result<Action, Error> {
+    let status = task.status.clone().unwrap_or_default();
+    let begun = status.plan.is_some() || status.hooks.is_some();
+    if asked.desired == DesiredState::Running && !begun {
+        let namespace = task.namespace().unwrap_or_default();
+        let look = |name: &str| observe::dependency(ctx, &namespace, name);
+        let (reason, message, is_stuck) = match dependencies(&task.name_any(), &task.spec.depends_on, &look) {
+            Dependencies::Met => ("", String::new(), false),
+            Dependencies::Waiting(why) => (reason::WAITING_FOR_DEPENDENCY, why, false),
+            Dependencies::Blocked(why) => (reason::WAITING_FOR_DEPENDENCY, why, true),
+            Dependencies::Cycle(way) => {
+                let way = way.join(" -> ");
+                (
+                    reason::DEPENDENCY_CYCLE,
+                    format!("tasks wait for each other: {way}; remove one of spec.dependsOn"),
+                    true,
+                )
             }
-            Conflict::Passing => soon = Some(Duration::from_secs(1)),
+        };
+        if !message.is_empty() {
+            let new = match is_stuck {
+                true => core::stuck(&status, reason, &message, at(task)),
+                false => core::waiting(&status, Phase::Pending, reason, &message, at(task)),
+            };
+            if core::is_transition(&status, &new) || status.message != new.message {
+                write(ctx, task, &new).await?;
+            }
+            return Ok(Action::requeue(Duration::from_secs(15).mul_f64(clock::jitter())));
         }
     }
-    tree.start(&uid, admission.starts);
+    match hooks::due(task) {
+        Some(HookKind::BeforeStart) => phase_jobs::hook(ctx, task, run, asked, HookKind::BeforeStart).await,
+        _ => phase_jobs::plan(ctx, task, run, asked).await,
+    }
+}
+
+/// A root that is over: a retry takes it up again, a hook tells of its end, its time to live deletes it.
+async fn over(ctx: &Context, task: &CollectTask, run: i64, above: &Above, asked: &Asked<'_>) -> Result<Action, Error> {
+    let uid = task.uid().unwrap_or_default();
+    if node::redriven(ctx, task, above).await? {
+        return Ok(Action::requeue(Duration::ZERO));
+    }
+    ctx.rest(&uid);
+    if let Some(kind) = hooks::due(task) {
+        return phase_jobs::hook(ctx, task, run, asked, kind).await;
+    }
+    let status = task.status.clone().unwrap_or_default();
+    let ttl = status.phase.as_ref().and_then(|phase| resolve::ttl(&task.spec, phase));
+    match core::ttl_left(&status, ttl, clock::now()) {
+        None => Ok(resync()),
+        Some(left) if !left.is_zero() => Ok(Action::requeue(left.min(Duration::from_secs(3600)))),
+        Some(_) => {
+            let note = "its time to live (spec.ttl) is over; its data at the sink stays".to_owned();
+            info!(task = task.name_any(), "{note}");
+            ctx.tell(task, &Told { warning: false, reason: reason::EXPIRED.into(), note }).await;
+            ctx.writer.delete::<CollectTask>(&task.namespace().unwrap_or_default(), &task.name_any(), &uid).await?;
+            Ok(resync())
+        }
+    }
+}
+
+/// The time that a run has been worked on, where it has a deadline.
+enum Stopwatch {
+    /// A step of it was written.
+    Written,
+    /// When to look again.
+    Runs(Option<Duration>),
+}
+
+/// Counts the time that a run is worked on, by this process's own clock, and writes it in steps: the deadline is judged by what
+/// is written, so that the whole tree sees it at once.
+async fn stopwatch(
+    ctx: &Context,
+    task: &CollectTask,
+    status: &CollectTaskStatus,
+    desired: DesiredState,
+) -> Result<Stopwatch, Error> {
+    let Some(deadline) = task.spec.deadline else { return Ok(Stopwatch::Runs(None)) };
+    let known = Duration::from_secs(status.elapsed_seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(0));
+    let what = format!("{:?}/{:?}", status.run, status.redrives);
+    let active = desired == DesiredState::Running && status.plan.is_some();
+    let elapsed = ctx.elapsed(&task.uid().unwrap_or_default(), &what, known, active);
+    let seconds = halt::elapsed_seconds(&task.spec, elapsed).max(status.elapsed_seconds);
+    if seconds != status.elapsed_seconds {
+        write(ctx, task, &CollectTaskStatus { elapsed_seconds: seconds, ..status.clone() }).await?;
+        return Ok(Stopwatch::Written);
+    }
+    let step = (deadline.get() / 20).clamp(Duration::from_secs(1), Duration::from_secs(29));
+    Ok(Stopwatch::Runs(Some(step.min(deadline.get().saturating_sub(elapsed)))))
+}
+
+/// Admits work, rolls up, and commits when everything is over.
+async fn run_tree(ctx: &Context, task: &CollectTask, place: &node::Place<'_>, run: i64) -> Result<Action, Error> {
+    let uid = task.uid().unwrap_or_default();
+    let seen = observe::tree(ctx, task, run, clock::now())?;
+    let mut soon = None;
+    if place.halt.is_none() {
+        let admission = admit(place.plan, &seen, resolve::root_parallelism(&task.spec));
+        soon = admission.next;
+        let tree = Tree { ctx, root: task, plan: place.plan, seen: &seen, run };
+        if let Some(conflict) = tree.create(&admission.tasks, &admission.shards).await? {
+            match conflict {
+                Conflict::Foreign(message) => {
+                    let status = task.status.clone().unwrap_or_default();
+                    let new = core::stuck(&status, reason::NAME_CONFLICT, &message, at(task));
+                    write(ctx, task, &new).await?;
+                    return Ok(Action::requeue(Duration::from_secs(15)));
+                }
+                Conflict::Passing => soon = Some(Duration::from_secs(1)),
+            }
+        }
+        tree.start(&uid, admission.starts);
+    } else {
+        ctx.set_starts(&uid, Default::default());
+    }
     let commit = commit_state(task);
-    let end = node::pass(ctx, task, task, root_node, desired, Some(commit)).await?;
+    let end = node::pass(ctx, task, place, Some(commit)).await?;
     if end.needs == Needs::Commit {
-        return phase_jobs::commit(ctx, task, run, &end.rolled).await;
+        let asked = Asked { desired: place.above.desired, halt: place.halt.as_ref() };
+        return phase_jobs::commit(ctx, task, run, &asked, &end.rolled).await;
     }
     Ok(match soon {
         Some(soon) => Action::requeue(soon.min(Duration::from_secs(60))),
@@ -152,21 +270,22 @@ impl Tree<'_> {
     async fn put<K: Object>(&self, namespace: &str, object: K) -> Result<Option<Conflict>, Error> {
         let name = object.name_any();
         let owner = controller_of(&object).map(|owner| owner.uid.clone()).unwrap_or_default();
-        if !self.ctx.may_create(&owner, &name) {
+        let key = format!("create/{owner}/{name}");
+        if !self.ctx.first_time(&key) {
             return Ok(Some(Conflict::Passing));
         }
         let full = || format!("{namespace}/{name}");
         match self.ctx.writer.create(namespace, &object).await {
             Ok(_) => Ok(None),
             Err(error) if code(&error) == Some(409) => {
-                self.ctx.not_created(&owner, &name);
+                self.ctx.not_done(&key);
                 let found = self.ctx.writer.api::<K>(namespace).get_opt(&name).await;
                 let found = found.map_err(|error| Error::api("get", K::KIND, full(), error))?;
                 Ok(found.and_then(|found| self.conflict(&found, &object)))
             }
             // The namespace is going, or quota refuses: waiting is not an error, but it is told by the error's message.
             Err(error) => {
-                self.ctx.not_created(&owner, &name);
+                self.ctx.not_done(&key);
                 Err(Error::api("create", K::KIND, full(), error))
             }
         }
@@ -259,17 +378,17 @@ impl Tree<'_> {
 /// Replaces the tree of an older run: it is stopped and gone before planning begins.
 async fn replace(ctx: &Context, task: &CollectTask, old: i64, new: i64) -> Result<Action, Error> {
     let uid = task.uid().unwrap_or_default();
-    ctx.set_starts(&uid, Default::default());
+    ctx.rest(&uid);
+    let token = retry::token(None, task.metadata.annotations.as_ref());
     let status = task.status.clone().unwrap_or_default();
     if status.phase.as_ref().is_some_and(Phase::is_terminal) || status.plan.is_some() {
         let message = format!("the tree of run {old} is removed before run {new} begins; its data and report stay");
         let cleared = core::waiting(
-            &core::begun(task, old, clock::now()),
+            &core::begun(task, old, token, clock::now()),
             Phase::Pending,
             reason::NEW_RUN,
             &message,
-            task.metadata.generation,
-            clock::now(),
+            at(task),
         );
         write(ctx, task, &cleared).await?;
         ctx.tell(task, &Told { warning: false, reason: reason::NEW_RUN.into(), note: message }).await;
@@ -280,7 +399,7 @@ async fn replace(ctx: &Context, task: &CollectTask, old: i64, new: i64) -> Resul
     }
     prune_reports(ctx, task, &uid).await?;
     info!(task = task.name_any(), run = new, "a new run begins");
-    write(ctx, task, &core::begun(task, new, clock::now())).await?;
+    write(ctx, task, &core::begun(task, new, token, clock::now())).await?;
     Ok(Action::requeue(Duration::ZERO))
 }
 
