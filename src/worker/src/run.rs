@@ -3,9 +3,9 @@
 use std::{future::Future, time::Duration};
 
 use collect_api::protocol::{
-    Assignment, Checkpoint, CollectWork, PlanWork, TerminationMessage, Usage, Work, WorkError, WorkResult, exit,
+    Assignment, Checkpoint, PlanWork, TerminationMessage, Usage, Work, WorkError, WorkResult, exit,
 };
-use collect_data::{Control, Ending, Error, Settings, Signal, control::Progress};
+use collect_data::{Control, Ending, Error, Settings, Signal};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::Instrument;
 
@@ -67,11 +67,7 @@ async fn carry_out(assignment: &Assignment, settings: &Settings) -> i32 {
     }
     listening.abort();
     hand_over_checkpoint(&mut end, reporter.as_deref()).await;
-    let begun_with = match &assignment.work {
-        Work::Collect(CollectWork { checkpoint: Some(checkpoint), .. }) => checkpoint.tally.records,
-        Work::Collect(_) | Work::Plan(_) | Work::Commit(_) => 0,
-    };
-    leave(end, usage_of(&control, &control.progress(), begun_with))
+    leave(end, usage_of(&control))
 }
 
 fn kind(work: &Work) -> &'static str {
@@ -161,11 +157,13 @@ async fn hand_over_checkpoint(end: &mut End, reporter: Option<&Reporter>) {
     }
 }
 
-fn usage_of(control: &Control, progress: &Progress, begun_with: i64) -> Usage {
+fn usage_of(control: &Control) -> Usage {
+    let (records, bytes) = control.written();
     Usage {
         peak_memory_bytes: usage::peak_memory_bytes(),
         cpu_seconds: usage::cpu_seconds(),
-        records: (progress.records - begun_with).max(0),
+        records,
+        bytes,
         requests: control.requests(),
         retries: control.retries(),
     }

@@ -168,6 +168,7 @@ impl<'a> Collector<'a> {
         let wrong = CollectError::WrongCheckpoint { item: start, items: items.len() };
         let first = usize::try_from(start).ok().filter(|first| *first <= items.len()).ok_or(wrong)?;
         let mut expected: Vec<Option<i64>> = items.iter().map(|item| item.records).collect();
+        self.note(slice, &expected);
         let mut resume = from.and_then(|from| Some((from.paginator.clone()?, from.item_tally.clone()?)));
         for (index, item) in items.iter().enumerate().skip(first) {
             let resumed = resume.take();
@@ -217,12 +218,17 @@ impl<'a> Collector<'a> {
                 Fetched::Page(answer) => {
                     let (records, facts) = http::read(&self.endpoint, self.client.origins(), &answer)?;
                     let stop = reader.advance(&facts)?;
+                    let before = (slice.tally().records, slice.tally().bytes);
                     slice.write(&records, &values, end.read()).await?;
+                    self.control.count_written(slice.tally().records - before.0, slice.tally().bytes - before.1);
                     end.page(facts.records, facts.total);
                     stop
                 }
             };
-            self.note(slice, expected, index, &end);
+            if let Some((slot, share)) = expected.get_mut(index).zip(end.share()) {
+                *slot = Some(share);
+            }
+            self.note(slice, expected);
             if stop.is_some() {
                 break;
             }
@@ -259,10 +265,7 @@ impl<'a> Collector<'a> {
         values
     }
 
-    fn note(&self, slice: &Slice<'_>, expected: &mut [Option<i64>], index: usize, end: &ItemEnd) {
-        if let Some((slot, share)) = expected.get_mut(index).zip(end.share()) {
-            *slot = Some(share);
-        }
+    fn note(&self, slice: &Slice<'_>, expected: &[Option<i64>]) {
         let expected = expected.iter().copied().sum::<Option<i64>>();
         let (records, bytes) = (slice.tally().records, slice.tally().bytes);
         self.control.note(|progress| {

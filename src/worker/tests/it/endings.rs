@@ -14,7 +14,8 @@ async fn a_slice_is_collected() {
     let Some(WorkResult::Collect(result)) = ended.message.result else { panic!("{ended:?}") };
     assert_eq!((result.tally.records, result.tally.source, lab.codes()), (216, 216, lab.held()));
     let usage = ended.message.usage;
-    assert!(usage.peak_memory_bytes > 1 << 20 && usage.records == 216 && usage.requests == 5, "{usage:?}");
+    assert!(usage.peak_memory_bytes > 1 << 20 && usage.requests == 5, "{usage:?}");
+    assert_eq!((usage.records, usage.bytes), (216, result.tally.bytes));
     assert!(ended.logs.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{}", ended.logs);
     assert!(ended.logs.contains("0123456789abcdef0123456789abcdef"));
 }
@@ -38,7 +39,9 @@ async fn sigterm_leaves_a_checkpoint_that_the_next_attempt_goes_on_from() {
     second.attempt = 2;
     let ended = lab.run(&second, "bbbbbbbb-2").await;
     assert_eq!((ended.code, lab.codes()), (exit::DONE, lab.held()), "{ended:?}");
-    assert_eq!(ended.message.usage.records, 216 - checkpoint.tally.records);
+    let Some(WorkResult::Collect(result)) = ended.message.result else { panic!("{ended:?}") };
+    let left = (216 - checkpoint.tally.records, result.tally.bytes - checkpoint.tally.bytes);
+    assert_eq!((ended.message.usage.records, ended.message.usage.bytes), left);
     let after = lab.requests().split_off(before.len());
     assert!(after.len() <= 3 && after.iter().filter(|query| before.contains(query)).count() <= 1, "{after:?}");
 }
