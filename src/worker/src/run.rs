@@ -75,6 +75,7 @@ fn kind(work: &Work) -> &'static str {
         Work::Collect(_) => "collect",
         Work::Plan(_) => "plan",
         Work::Commit(_) => "commit",
+        Work::Hook(_) => "hook",
     }
 }
 
@@ -99,6 +100,15 @@ async fn work(assignment: &Assignment, settings: &Settings, control: &Control, r
             };
             unless_stopped(control, commit).await
         }
+        Work::Hook(work) => {
+            let hook = async {
+                match collect_data::hook(work, settings, control).await {
+                    Ok(result) => End::done(exit::DONE, WorkResult::Hook(result)),
+                    Err(error) => End::failed(&error),
+                }
+            };
+            unless_stopped(control, hook).await
+        }
     }
 }
 
@@ -120,7 +130,7 @@ async fn plan(
     }
 }
 
-/// Planner and commit have no checkpoint: they leave at once and begin anew.
+/// Planner, commit and hook have no checkpoint: they leave at once and begin anew.
 async fn unless_stopped(control: &Control, work: impl Future<Output = End>) -> End {
     tokio::select! {
         biased;

@@ -11,6 +11,7 @@
 mod clients;
 mod commits;
 mod faults;
+mod hooks;
 mod lab;
 mod paginators;
 mod plans;
