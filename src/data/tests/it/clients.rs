@@ -47,7 +47,7 @@ pub fn redirect(code: u16, to: &str) -> String {
     format!("HTTP/1.1 {code} Moved\r\nLocation: {to}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 }
 
-fn good(body: &str) -> String {
+pub fn good(body: &str) -> String {
     format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
 }
 
