@@ -72,6 +72,8 @@ struct Inner {
     limiter: Limiter,
     requests: AtomicI64,
     retries: AtomicI64,
+    records: AtomicI64,
+    bytes: AtomicI64,
     waiting: AtomicI64,
 }
 
@@ -88,6 +90,8 @@ impl Control {
             limiter: Limiter::new(share),
             requests: AtomicI64::new(0),
             retries: AtomicI64::new(0),
+            records: AtomicI64::new(0),
+            bytes: AtomicI64::new(0),
             waiting: AtomicI64::new(0),
         }))
     }
@@ -157,6 +161,16 @@ impl Control {
     /// Requests repeated so far.
     pub fn retries(&self) -> i64 {
         self.0.retries.load(Ordering::Relaxed)
+    }
+
+    /// Records that this attempt has written so far, and bytes of their text. What it adopted is not among them.
+    pub fn written(&self) -> (i64, i64) {
+        (self.0.records.load(Ordering::Relaxed), self.0.bytes.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn count_written(&self, records: i64, bytes: i64) {
+        self.0.records.fetch_add(records, Ordering::Relaxed);
+        self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn count_request(&self) {

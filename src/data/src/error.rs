@@ -7,6 +7,7 @@ use collect_api::protocol::{WorkError, exit};
 use crate::{
     collect::CollectError,
     commit::CommitError,
+    hook::HookError,
     http::{HttpError, LocateError, PageError, PaginateError, TemplateError},
     plan::PlanError,
     record::RecordError,
@@ -59,6 +60,7 @@ pub enum Error {
     Collect(#[from] CollectError),
     Plan(#[from] PlanError),
     Commit(#[from] CommitError),
+    Hook(#[from] HookError),
 }
 
 impl Error {
@@ -76,6 +78,7 @@ impl Error {
             Self::Collect(error) => error.category(),
             Self::Plan(error) => error.category(),
             Self::Commit(error) => error.category(),
+            Self::Hook(error) => error.category(),
         }
     }
 
@@ -85,6 +88,7 @@ impl Error {
             Self::Http(error) => error.class(),
             Self::Sink(error) => error.class(),
             Self::Commit(error) => error.class(),
+            Self::Hook(error) => error.class(),
             Self::Secret(_)
             | Self::Template(_)
             | Self::Locate(_)
@@ -98,10 +102,12 @@ impl Error {
 
     /// The same for the termination message.
     pub fn to_work_error(&self) -> WorkError {
-        let retry_after_ms = match self.class() {
-            Class::SourceLimited(wait) => Some(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
-            Class::Retryable | Class::Permanent | Class::Fenced => None,
+        let retry_after = match (self, self.class()) {
+            (_, Class::SourceLimited(wait)) => Some(wait),
+            (Self::Hook(error), _) => error.retry_after(),
+            (_, Class::Retryable | Class::Permanent | Class::Fenced) => None,
         };
+        let retry_after_ms = retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
         let message = text::shorten(&self.to_string(), MAX_MESSAGE);
         WorkError { reason: self.category().to_owned(), message, retry_after_ms }
     }

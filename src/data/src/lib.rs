@@ -12,12 +12,14 @@
 //! | [`decompose`] | pure: how values become items and items become shards |
 //! | [`plan()`]    | walks the levels and writes the plan |
 //! | [`commit()`]  | the file list, the valid run, pruning |
+//! | [`hook()`]    | the request of a hook |
 
 pub mod collect;
 pub mod commit;
 pub mod control;
 pub mod decompose;
 pub mod error;
+pub mod hook;
 pub mod http;
 pub mod json;
 pub mod plan;
@@ -32,6 +34,7 @@ pub use collect::{Ending, collect};
 pub use commit::commit;
 pub use control::{Control, Signal};
 pub use error::{Class, Error};
+pub use hook::hook;
 pub use plan::{Plan, plan};
 pub use preview::preview;
 pub use settings::Settings;

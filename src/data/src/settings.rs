@@ -4,6 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use collect_api::protocol::{SECRETS_DIR, VOLUME_DIR};
 
+use crate::http::Retry;
+
 /// Where a worker finds its files, and the bounds that it keeps. The default is that of a worker pod.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -21,6 +23,10 @@ pub struct Settings {
     pub page_bytes: usize,
     /// Most keys of a slice that are kept to count duplicates.
     pub max_keys: usize,
+    /// How the request of a hook is repeated.
+    pub hook_retry: Retry,
+    /// Time that one request of a hook may take.
+    pub hook_timeout: Duration,
 }
 
 impl Default for Settings {
@@ -33,6 +39,8 @@ impl Default for Settings {
             part_age: Duration::from_secs(60),
             page_bytes: 64 << 20,
             max_keys: 1_000_000,
+            hook_retry: Retry::of(None),
+            hook_timeout: Duration::from_secs(30),
         }
     }
 }

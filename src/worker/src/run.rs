@@ -3,9 +3,9 @@
 use std::{future::Future, time::Duration};
 
 use collect_api::protocol::{
-    Assignment, Checkpoint, CollectWork, PlanWork, TerminationMessage, Usage, Work, WorkError, WorkResult, exit,
+    Assignment, Checkpoint, PlanWork, TerminationMessage, Usage, Work, WorkError, WorkResult, exit,
 };
-use collect_data::{Control, Ending, Error, Settings, Signal, control::Progress};
+use collect_data::{Control, Ending, Error, Settings, Signal};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::Instrument;
 
@@ -67,11 +67,7 @@ async fn carry_out(assignment: &Assignment, settings: &Settings) -> i32 {
     }
     listening.abort();
     hand_over_checkpoint(&mut end, reporter.as_deref()).await;
-    let begun_with = match &assignment.work {
-        Work::Collect(CollectWork { checkpoint: Some(checkpoint), .. }) => checkpoint.tally.records,
-        Work::Collect(_) | Work::Plan(_) | Work::Commit(_) => 0,
-    };
-    leave(end, usage_of(&control, &control.progress(), begun_with))
+    leave(end, usage_of(&control))
 }
 
 fn kind(work: &Work) -> &'static str {
@@ -79,6 +75,7 @@ fn kind(work: &Work) -> &'static str {
         Work::Collect(_) => "collect",
         Work::Plan(_) => "plan",
         Work::Commit(_) => "commit",
+        Work::Hook(_) => "hook",
     }
 }
 
@@ -103,6 +100,15 @@ async fn work(assignment: &Assignment, settings: &Settings, control: &Control, r
             };
             unless_stopped(control, commit).await
         }
+        Work::Hook(work) => {
+            let hook = async {
+                match collect_data::hook(work, settings, control).await {
+                    Ok(result) => End::done(exit::DONE, WorkResult::Hook(result)),
+                    Err(error) => End::failed(&error),
+                }
+            };
+            unless_stopped(control, hook).await
+        }
     }
 }
 
@@ -124,7 +130,7 @@ async fn plan(
     }
 }
 
-/// Planner and commit have no checkpoint: they leave at once and begin anew.
+/// Planner, commit and hook have no checkpoint: they leave at once and begin anew.
 async fn unless_stopped(control: &Control, work: impl Future<Output = End>) -> End {
     tokio::select! {
         biased;
@@ -161,11 +167,13 @@ async fn hand_over_checkpoint(end: &mut End, reporter: Option<&Reporter>) {
     }
 }
 
-fn usage_of(control: &Control, progress: &Progress, begun_with: i64) -> Usage {
+fn usage_of(control: &Control) -> Usage {
+    let (records, bytes) = control.written();
     Usage {
         peak_memory_bytes: usage::peak_memory_bytes(),
         cpu_seconds: usage::cpu_seconds(),
-        records: (progress.records - begun_with).max(0),
+        records,
+        bytes,
         requests: control.requests(),
         retries: control.retries(),
     }

@@ -31,6 +31,9 @@ pub struct Entry {
     pub authorization_present: bool,
     /// Records in the answer.
     pub records: u64,
+    /// Body of a hook, as text.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub body: String,
     /// Names of the faults that were applied.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<&'static str>,
@@ -100,6 +103,7 @@ impl Journal {
             at_ms: u64::try_from(now.duration_since(self.started).as_millis()).unwrap_or(u64::MAX),
             authorization_present,
             records: 0,
+            body: String::new(),
             faults: Vec::new(),
         });
         inner.recent.push_back(now);
@@ -158,6 +162,11 @@ impl Ticket {
     /// Notes a fault that hits this request.
     pub fn fault(&self, name: &'static str) {
         self.update(|entry| entry.faults.push(name));
+    }
+
+    /// Notes what came along.
+    pub fn body(&self, text: String) {
+        self.update(|entry| entry.body = text);
     }
 
     /// Notes the answer.

@@ -9,6 +9,7 @@
 //! | `GET /api/{level}/{code}/{lower level}`        | the rows below one row |
 //! | `GET /api/summary`, `/api/{level}/{code}/summary` | counts by level |
 //! | `POST /api/graphql`                            | the lowest level as a GraphQL connection, variables `n`, `after`, and a level's singular as filter |
+//! | any `/api/hooks/{name}`                        | 204; the log holds the body |
 //! | `GET`, `PUT`, `PATCH /_control`                | the [`Options`] in force; replace all; replace some |
 //! | `GET /_log?since=N`, `DELETE /_log`            | the requests to `/api` numbered above N; forget them and the figures |
 //! | `GET /_stats`                                  | [`Stats`] |

@@ -63,6 +63,8 @@ pub enum Effect {
         /// How long.
         milliseconds: u64,
     },
+    /// Wait before anything else until the options are set anew.
+    Hold,
     /// Never answer; the request ends when the client leaves.
     Stuck,
     /// Reset the connection before the first byte of the answer.
@@ -107,6 +109,7 @@ impl Effect {
         match self {
             Self::Status { .. } => "status",
             Self::Delay { .. } => "delay",
+            Self::Hold => "hold",
             Self::Stuck => "stuck",
             Self::Reset => "reset",
             Self::Cut => "cut",

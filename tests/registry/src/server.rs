@@ -12,7 +12,7 @@ use axum::body::{Body, to_bytes};
 use axum::extract::{FromRequestParts, Path, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use flate2::Compression;
@@ -22,6 +22,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tower_service::Service;
 
@@ -32,6 +33,10 @@ use crate::options::{Effect, Options};
 use crate::paging::{self, Asked, Params, Place};
 use crate::registry::{Registry, Row};
 use crate::trigger::Trigger;
+
+/// Where hooks are received; what they bring is kept in the log.
+const HOOKS: &str = "/api/hooks/";
+const MAX_HOOK_BYTES: usize = 64 * 1024;
 
 /// Starts a server on the current runtime. Port 0 takes a free one.
 ///
@@ -119,7 +124,8 @@ impl Controlled for Control {
     }
 
     fn set_options(&self, options: Options) {
-        *self.slot() = Arc::new(Rules::new(options));
+        let before = std::mem::replace(&mut *self.slot(), Arc::new(Rules::new(options)));
+        before.holding.close();
     }
 
     fn journal(&self) -> &Journal {
@@ -133,6 +139,8 @@ struct Rules {
     options: Options,
     triggers: Vec<Trigger>,
     bucket: Mutex<(f64, Instant)>,
+    /// Closed once other options are in force.
+    holding: Semaphore,
 }
 
 impl Rules {
@@ -141,7 +149,7 @@ impl Rules {
             |(salt, fault): (u64, &crate::options::Fault)| Trigger::new(fault.when.clone(), options.seed, salt);
         let triggers = (0u64..).zip(&options.faults).map(trigger).collect();
         let bucket = Mutex::new((Self::burst(&options), Instant::now()));
-        Self { options, triggers, bucket }
+        Self { options, triggers, bucket, holding: Semaphore::new(0) }
     }
 
     fn burst(options: &Options) -> f64 {
@@ -197,6 +205,7 @@ fn router(control: Control) -> Router {
     Router::new()
         .route("/api/summary", get(summary))
         .route("/api/graphql", post(graphql))
+        .route("/api/hooks/{name}", any(|| async { StatusCode::NO_CONTENT }))
         .route("/api/{level}", get(whole_level))
         .route("/api/{parent}/{code}/summary", get(summary_below))
         .route("/api/{parent}/{code}/{level}", get(level_below))
@@ -223,6 +232,12 @@ async fn gate(State(control): State<Control>, mut request: Request, next: Next) 
     let rules = control.rules();
     let credentials = rules.carries_credentials(request.headers());
     let ticket = control.journal.begin(&method, uri.path(), uri.query().unwrap_or_default(), credentials);
+    if uri.path().starts_with(HOOKS) {
+        let (parts, body) = request.into_parts();
+        let bytes = to_bytes(body, MAX_HOOK_BYTES).await.unwrap_or_default();
+        ticket.body(String::from_utf8_lossy(&bytes).into_owned());
+        request = Request::from_parts(parts, bytes.into());
+    }
 
     if let Err(seconds) = rules.admit(Instant::now()) {
         let response = refused(StatusCode::TOO_MANY_REQUESTS, "too many requests");
@@ -240,7 +255,7 @@ async fn gate(State(control): State<Control>, mut request: Request, next: Next) 
     }
     let gzip = accepts_gzip(request.headers());
     for effect in effects.iter() {
-        if let Some(response) = instead(effect).await {
+        if let Some(response) = instead(effect, &rules).await {
             return finish(&ticket, response, &[], gzip).await;
         }
     }
@@ -250,7 +265,7 @@ async fn gate(State(control): State<Control>, mut request: Request, next: Next) 
 }
 
 /// What an effect answers in place of the handler, if it does.
-async fn instead(effect: &Effect) -> Option<Response> {
+async fn instead(effect: &Effect, rules: &Rules) -> Option<Response> {
     match effect {
         Effect::Status { code, retry_after_seconds } => {
             let status = StatusCode::from_u16(*code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -262,6 +277,10 @@ async fn instead(effect: &Effect) -> Option<Response> {
         }
         Effect::Delay { milliseconds } => {
             tokio::time::sleep(Duration::from_millis(*milliseconds)).await;
+            None
+        }
+        Effect::Hold => {
+            let _ = rules.holding.acquire().await;
             None
         }
         Effect::Stuck => std::future::pending().await,

@@ -262,6 +262,28 @@ async fn the_log_says_exactly_what_was_asked() {
 }
 
 #[tokio::test]
+async fn a_held_request_is_answered_once_the_options_are_set_anew() {
+    let server = faulty(Effect::Hold).await;
+    let held = tokio::spawn(reqwest::get(format!("{}/api/cities", server.url())));
+    while server.log().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(server.log()[0].status, 0);
+    server.control.set_options(Options::default());
+    assert_eq!(held.await.unwrap().unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn the_log_holds_what_hooks_bring() {
+    let down = Effect::Status { code: 503, retry_after_seconds: None };
+    let server = with(Options::faults([down.first(1)])).await;
+    let url = format!("{}/api/hooks/done", server.url());
+    let send = async || Client::new().post(&url).body("{\"run\":1}").send().await.unwrap().status().as_u16();
+    assert_eq!([send().await, send().await], [503, 204]);
+    assert!(server.log().iter().all(|entry| entry.path == "/api/hooks/done" && entry.body == "{\"run\":1}"));
+}
+
+#[tokio::test]
 async fn dropping_the_handle_ends_the_server() {
     let server = faulty(Effect::Stuck).await;
     let url = format!("{}/api/cities", server.url());

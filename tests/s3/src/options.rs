@@ -40,6 +40,8 @@ pub enum Effect {
         /// How long.
         milliseconds: u64,
     },
+    /// Wait before anything else until the options are set anew.
+    Hold,
     /// Never answer, do nothing; the request ends when the client leaves.
     Stuck,
     /// Reset the connection; nothing is done.
@@ -59,6 +61,7 @@ impl Effect {
             Self::SlowDown => "slowDown",
             Self::Status { .. } => "status",
             Self::Delay { .. } => "delay",
+            Self::Hold => "hold",
             Self::Stuck => "stuck",
             Self::ResetBefore => "resetBefore",
             Self::ResetAfter => "resetAfter",

@@ -23,6 +23,7 @@ use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{S3Request, S3Result};
 use s3s_fs::FileSystem;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tower_service::Service;
 
@@ -188,7 +189,8 @@ impl Controlled for Control {
     }
 
     fn set_options(&self, options: Options) {
-        *self.slot() = Arc::new(Rules::new(options));
+        let before = std::mem::replace(&mut *self.slot(), Arc::new(Rules::new(options)));
+        before.holding.close();
     }
 
     fn journal(&self) -> &Journal {
@@ -201,13 +203,15 @@ impl Controlled for Control {
 struct Rules {
     options: Options,
     triggers: Vec<Trigger>,
+    /// Closed once other options are in force.
+    holding: Semaphore,
 }
 
 impl Rules {
     fn new(options: Options) -> Self {
         let trigger = |(salt, fault): (u64, &Fault)| Trigger::new(fault.when.clone(), options.seed, salt);
         let triggers = (0u64..).zip(&options.faults).map(trigger).collect();
-        Self { options, triggers }
+        Self { options, triggers, holding: Semaphore::new(0) }
     }
 
     fn effects(&self, method: &Method, path: &str, query: &str) -> Vec<Effect> {
@@ -253,7 +257,8 @@ impl Front {
         let (path, query) = (request.uri().path().to_owned(), request.uri().query().unwrap_or_default().to_owned());
         let signed = request.headers().contains_key(header::AUTHORIZATION);
         let ticket = self.control.journal.begin(request.method().as_str(), &path, &query, signed);
-        let effects = self.control.rules().effects(request.method(), &path, &query);
+        let rules = self.control.rules();
+        let effects = rules.effects(request.method(), &path, &query);
         for effect in &effects {
             ticket.fault(effect.name());
         }
@@ -262,6 +267,7 @@ impl Front {
                 Effect::SlowDown => return finish(&ticket, refused(503)),
                 Effect::Status { code } => return finish(&ticket, refused(*code)),
                 Effect::Delay { milliseconds } => tokio::time::sleep(Duration::from_millis(*milliseconds)).await,
+                Effect::Hold => drop(rules.holding.acquire().await),
                 Effect::Stuck => std::future::pending().await,
                 Effect::ResetBefore => return reset(),
                 Effect::ResetAfter | Effect::Cut | Effect::IgnoreConditions => {}

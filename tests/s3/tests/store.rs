@@ -285,6 +285,21 @@ async fn a_stuck_writer_holds_up_nobody() {
 }
 
 #[tokio::test]
+async fn a_held_create_is_done_once_the_faults_are_set_anew() {
+    let lake = Lake::start().await;
+    lake.server.control.set_faults([Effect::Hold.first(1)]);
+    let (held, store) = (Arc::new(lake.store()), lake.store());
+    let late = tokio::spawn(async move { held.put_opts(&Path::from("key"), "late".into(), create()).await });
+    while lake.server.control.log().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    store.put_opts(&Path::from("key"), "first".into(), create()).await.unwrap();
+    lake.server.control.set_faults([]);
+    assert!(matches!(late.await.unwrap(), Err(object_store::Error::AlreadyExists { .. })));
+    assert_eq!(read(&store, "key").await, "first");
+}
+
+#[tokio::test]
 async fn a_cut_get_never_completes_and_a_delay_delays() {
     let lake = Lake::start().await;
     let store = lake.impatient();

@@ -72,7 +72,7 @@ enum Read {
     All,
     /// Asked to leave.
     Paused(Checkpoint),
-    /// The source no longer accepts the checkpoint's cursor.
+    /// The source no longer accepts the checkpoint's cursor, or it can't be understood.
     CursorRefused,
 }
 
@@ -130,29 +130,28 @@ impl<'a> Collector<'a> {
         if let Some((bytes, _)) = self.store.get(&path).await? {
             return self.already_committed(path, &bytes);
         }
-        let checkpoint = self.work.checkpoint.clone().unwrap_or_default();
-        let adopted = match Slice::adopt(self.assignment, self.settings, &self.store, &checkpoint).await? {
-            Some(slice) => Some((slice, Some(checkpoint.clone()))),
-            None => {
-                tracing::warn!("parts of the checkpoint are gone from the sink: the slice starts again");
-                None
+        let (mut slice, mut from) = self.begin(self.work.checkpoint.clone().unwrap_or_default()).await?;
+        loop {
+            match self.read(&mut slice, &from).await? {
+                Read::Paused(checkpoint) => return Ok(Ending::Checkpointed(checkpoint)),
+                Read::All => return self.commit(slice, path).await,
+                Read::CursorRefused => {
+                    tracing::warn!("the checkpoint's cursor is not accepted any more: the item starts again");
+                    // That lies between two items, so there is no cursor to refuse.
+                    (slice, from) = self.begin(slice.before_item()).await?;
+                }
             }
-        };
-        let fresh = || Slice::new(self.assignment, self.settings, &self.store, checkpoint.seq);
-        let (mut slice, from) = match adopted {
-            Some(adopted) => adopted,
-            None => (fresh()?, None),
-        };
-        let mut read = self.read(&mut slice, from.as_ref()).await?;
-        if matches!(read, Read::CursorRefused) {
-            tracing::warn!("the source no longer accepts the checkpoint's cursor: the slice starts again");
-            slice = fresh()?;
-            read = self.read(&mut slice, None).await?;
         }
-        match read {
-            Read::Paused(checkpoint) => Ok(Ending::Checkpointed(checkpoint)),
-            Read::All | Read::CursorRefused => self.commit(slice, path).await,
+    }
+
+    /// The slice with the parts of a checkpoint, and where to go on.
+    async fn begin(&self, checkpoint: Checkpoint) -> Result<(Slice<'_>, Checkpoint), Error> {
+        if let Some(slice) = Slice::adopt(self.assignment, self.settings, &self.store, &checkpoint).await? {
+            return Ok((slice, checkpoint));
         }
+        tracing::warn!("parts of the checkpoint are gone from the sink: the slice starts again");
+        let slice = Slice::new(self.assignment, self.settings, &self.store, checkpoint.seq)?;
+        Ok((slice, Checkpoint::default()))
     }
 
     fn already_committed(&self, path: String, bytes: &[u8]) -> Result<Ending, Error> {
@@ -161,14 +160,14 @@ impl<'a> Collector<'a> {
         Ok(Ending::AlreadyCommitted(manifest.result(path)))
     }
 
-    /// Reads the items from a checkpoint on, or all of them.
-    async fn read(&self, slice: &mut Slice<'_>, from: Option<&Checkpoint>) -> Result<Read, Error> {
+    /// Reads the items from a checkpoint on.
+    async fn read(&self, slice: &mut Slice<'_>, from: &Checkpoint) -> Result<Read, Error> {
         let items = &self.work.items;
-        let start = from.map_or(0, |from| from.item);
-        let wrong = CollectError::WrongCheckpoint { item: start, items: items.len() };
-        let first = usize::try_from(start).ok().filter(|first| *first <= items.len()).ok_or(wrong)?;
+        let wrong = CollectError::WrongCheckpoint { item: from.item, items: items.len() };
+        let first = usize::try_from(from.item).ok().filter(|first| *first <= items.len()).ok_or(wrong)?;
         let mut expected: Vec<Option<i64>> = items.iter().map(|item| item.records).collect();
-        let mut resume = from.and_then(|from| Some((from.paginator.clone()?, from.item_tally.clone()?)));
+        self.note(slice, &expected);
+        let Ok(mut resume) = place_within(from) else { return Ok(Read::CursorRefused) };
         for (index, item) in items.iter().enumerate().skip(first) {
             let resumed = resume.take();
             match self.read_item(slice, index, item, resumed, &mut expected).await? {
@@ -184,16 +183,18 @@ impl<'a> Collector<'a> {
         slice: &mut Slice<'_>,
         index: usize,
         item: &Item,
-        resumed: Option<(String, ItemTally)>,
+        resumed: Option<(State, ItemTally)>,
         expected: &mut [Option<i64>],
     ) -> Result<Read, Error> {
         let values = self.values(item);
-        let (state, tally) = match resumed {
-            Some((state, tally)) => (serde_json::from_str::<State>(&state).ok(), tally),
-            None => (None, ItemTally::default()),
-        };
-        let mut may_restart = state.is_some() && matches!(self.endpoint.rule(), Rule::Cursor | Rule::Next);
-        let mut reader = Reader::new(&self.client, &self.endpoint, &variables(&values, item), &item.part, state)?;
+        // Page numbers and offsets never grow old.
+        let grows_old = matches!(self.endpoint.rule(), Rule::Cursor | Rule::Next);
+        let mut has_checkpoint = resumed.is_some();
+        let mut may_refuse = grows_old && has_checkpoint;
+        let (state, tally) = resumed.unzip();
+        let tally = tally.unwrap_or_default();
+        let resume = state.map(|state| (state, tally.total));
+        let mut reader = Reader::new(&self.client, &self.endpoint, &variables(&values, item), &item.part, resume)?;
         let mut end = ItemEnd::new(name_of(&values), reader.span(), tally);
         loop {
             let at = Place { item: index, state: reader.state().clone(), tally: end.so_far() };
@@ -204,35 +205,46 @@ impl<'a> Collector<'a> {
                 fetched = reader.fetch() => fetched,
             };
             let fetched = match fetched {
-                Err(Error::Http(error)) if may_restart && refuses_cursor(error.refused_with()) => {
+                Err(Error::Http(error)) if may_refuse && refuses_cursor(error.refused_with()) => {
                     return Ok(Read::CursorRefused);
                 }
                 Err(error) => return Err(self.leave_checkpoint(slice, at, error).await),
                 Ok(fetched) => fetched,
             };
-            may_restart = false;
             self.control.note(|progress| progress.stage = Stage::Writing);
             let stop = match fetched {
                 Fetched::PastEnd => reader.advance(&Facts::default())?,
                 Fetched::Page(answer) => {
-                    let (records, facts) = http::read(&self.endpoint, self.client.origins(), &answer)?;
+                    let (records, facts) = match http::read(&self.endpoint, self.client.origins(), &answer) {
+                        // GraphQL refuses with status 200 and errors in place of data.
+                        Err(Error::Page(_)) if may_refuse => return Ok(Read::CursorRefused),
+                        page => page?,
+                    };
+                    may_refuse = false;
                     let stop = reader.advance(&facts)?;
+                    let before = (slice.tally().records, slice.tally().bytes);
                     slice.write(&records, &values, end.read()).await?;
+                    self.control.count_written(slice.tally().records - before.0, slice.tally().bytes - before.1);
                     end.page(facts.records, facts.total);
                     stop
                 }
             };
-            self.note(slice, expected, index, &end);
+            if let Some((slot, share)) = expected.get_mut(index).zip(end.share()) {
+                *slot = Some(share);
+            }
+            self.note(slice, expected);
             if stop.is_some() {
                 break;
             }
             if slice.is_due() {
                 let at = Place { item: index, state: reader.state().clone(), tally: end.so_far() };
                 slice.checkpoint(Some(at), index, self.control).await?;
+                has_checkpoint = true;
             }
         }
         finish_item(slice.tally_mut(), end);
-        if slice.is_due() {
+        // Where a cursor may grow old, the parts that an item was cut into are its own: going back costs little else.
+        if slice.is_due() || (grows_old && has_checkpoint && slice.has_open_part()) {
             slice.checkpoint(None, index + 1, self.control).await?;
         }
         Ok(Read::All)
@@ -259,10 +271,7 @@ impl<'a> Collector<'a> {
         values
     }
 
-    fn note(&self, slice: &Slice<'_>, expected: &mut [Option<i64>], index: usize, end: &ItemEnd) {
-        if let Some((slot, share)) = expected.get_mut(index).zip(end.share()) {
-            *slot = Some(share);
-        }
+    fn note(&self, slice: &Slice<'_>, expected: &[Option<i64>]) {
         let expected = expected.iter().copied().sum::<Option<i64>>();
         let (records, bytes) = (slice.tally().records, slice.tally().bytes);
         self.control.note(|progress| {
@@ -272,13 +281,21 @@ impl<'a> Collector<'a> {
 
     async fn commit(&self, mut slice: Slice<'_>, path: String) -> Result<Ending, Error> {
         self.control.note(|progress| progress.stage = Stage::Committing);
-        slice.close(false).await?;
+        slice.close(None).await?;
         let manifest = slice.into_manifest(Owner::of(&self.assignment.identity));
         match self.store.create(&path, &manifest.encode()?).await? {
             Created::Ours => Ok(Ending::Done(manifest.result(path))),
             Created::Theirs(bytes) => self.already_committed(path, &bytes),
         }
     }
+}
+
+/// The place within an item that a checkpoint points to, if it lies within one. One that can't be understood must not be
+/// taken for the item's beginning: what the item gave is in the parts.
+fn place_within(checkpoint: &Checkpoint) -> Result<Option<(State, ItemTally)>, serde_json::Error> {
+    let Some(paginator) = &checkpoint.paginator else { return Ok(None) };
+    let state = serde_json::from_str(paginator)?;
+    Ok(Some((state, checkpoint.item_tally.clone().unwrap_or_default())))
 }
 
 fn variables(values: &BTreeMap<String, String>, item: &Item) -> Variables {

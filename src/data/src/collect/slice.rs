@@ -1,7 +1,8 @@
 //! What a slice has written: closed parts, the open part, keys, tally.
 //!
-//! The simplest rule for a checkpoint that can't be used (a part is gone, the source refuses the cursor): the slice starts
-//! again without its parts. They stay unnamed at the sink until the commit removes them.
+//! A checkpoint whose parts are gone can't be used: the slice starts again. One whose cursor the source refuses is gone back
+//! from, to the last boundary between two items at which a part was closed. Parts that are given up stay unnamed at the
+//! sink until the commit removes them.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -48,6 +49,8 @@ pub struct Slice<'a> {
     seq: i64,
     keys_checked: bool,
     last: Option<Checkpoint>,
+    /// The last of the adopted checkpoints that lies between two items.
+    boundary: Option<Checkpoint>,
 }
 
 /// The open part.
@@ -80,6 +83,7 @@ impl<'a> Slice<'a> {
             seq,
             keys_checked: false,
             last: None,
+            boundary: None,
         })
     }
 
@@ -95,6 +99,7 @@ impl<'a> Slice<'a> {
             return Ok(Some(slice));
         }
         slice.tally = checkpoint.tally.clone();
+        slice.last = Some(checkpoint.clone());
         for closed in &checkpoint.parts {
             for n in 0..closed.count {
                 let Some(meta) = slice.meta(&closed.folder, n).await? else { return Ok(None) };
@@ -104,6 +109,7 @@ impl<'a> Slice<'a> {
                 }
                 slice.parts.extend(meta.part);
                 slice.rejects.extend(meta.rejects);
+                slice.boundary = meta.boundary.or(slice.boundary);
             }
             // The same pod again, which only a run without a cluster does: go on counting.
             if closed.folder == slice.attempt {
@@ -135,6 +141,13 @@ impl<'a> Slice<'a> {
             }
         }
         Ok(Some(meta))
+    }
+
+    /// Where an adopted slice begins the item whose cursor the source refuses: the last boundary between two items that
+    /// a part ends with, or the beginning. It counts as a checkpoint of its own (I8).
+    pub fn before_item(&self) -> Checkpoint {
+        let boundary = self.boundary.clone().unwrap_or_else(|| beginning(0));
+        Checkpoint { seq: self.seq + 1, ..boundary }
     }
 
     /// What the slice adds up to.
@@ -237,13 +250,10 @@ impl<'a> Slice<'a> {
 
     /// Closes the open part and takes a checkpoint there, unless it would not fit: then the part stays open.
     pub async fn checkpoint(&mut self, place: Option<Place>, item: usize, control: &Control) -> Result<(), Error> {
-        if self.make(place.as_ref(), item).is_none() {
-            return Ok(());
-        }
-        self.close(true).await?;
-        if let Some(checkpoint) = self.make(place.as_ref(), item) {
-            self.publish(checkpoint, control);
-        }
+        let closed = self.closed + i32::from(self.open.is_some());
+        let Some(checkpoint) = self.make(place.as_ref(), item, closed) else { return Ok(()) };
+        self.close(Some(&checkpoint)).await?;
+        self.publish(checkpoint, control);
         Ok(())
     }
 
@@ -252,15 +262,13 @@ impl<'a> Slice<'a> {
         let item = place.item;
         self.checkpoint(Some(place), item, control).await?;
         // One that does not fit falls back to the last one that did, or to the very beginning.
-        let tally = Tally { duplicates: Some(0), ..Tally::default() };
-        let fallback = || Checkpoint { seq: self.seq + 1, tally, ..Checkpoint::default() };
-        Ok(self.last.clone().unwrap_or_else(fallback))
+        Ok(self.last.clone().unwrap_or_else(|| beginning(self.seq + 1)))
     }
 
-    fn make(&self, place: Option<&Place>, item: usize) -> Option<Checkpoint> {
+    fn make(&self, place: Option<&Place>, item: usize, closed: i32) -> Option<Checkpoint> {
         let mut parts = self.adopted.clone();
-        if self.closed > 0 {
-            parts.push(ClosedParts { folder: self.attempt.clone(), count: self.closed });
+        if closed > 0 {
+            parts.push(ClosedParts { folder: self.attempt.clone(), count: closed });
         }
         checkpoint::make(self.seq + 1, item, place, &parts, &self.tally)
     }
@@ -272,7 +280,7 @@ impl<'a> Slice<'a> {
     }
 
     /// Closes the open part; with a sidecar if a checkpoint shall name it.
-    pub async fn close(&mut self, with_meta: bool) -> Result<(), SinkError> {
+    pub async fn close(&mut self, checkpoint: Option<&Checkpoint>) -> Result<(), SinkError> {
         let Some(open) = self.open.take() else { return Ok(()) };
         let part = match open.part {
             Some(part) => Some(part.close().await?),
@@ -282,9 +290,10 @@ impl<'a> Slice<'a> {
             Some(rejects) => Some(rejects.close().await?),
             None => None,
         };
-        if with_meta {
+        if let Some(checkpoint) = checkpoint {
             let keys = self.keys.take_fresh();
-            let meta = PartMeta::new(part.clone(), rejects.clone(), keys.as_deref());
+            let mut meta = PartMeta::new(part.clone(), rejects.clone(), keys.as_deref());
+            meta.boundary = Some(checkpoint).filter(|checkpoint| checkpoint.paginator.is_none()).cloned();
             let bytes = serde_json::to_vec(&meta).map_err(|error| SinkError::Encode(error.to_string()))?;
             let path = format!("{}/{}/part-{}.json", self.folder, self.attempt, self.closed);
             self.store.put(&path, bytes.into()).await?;
@@ -306,6 +315,11 @@ impl<'a> Slice<'a> {
             tally: self.tally,
         }
     }
+}
+
+/// The checkpoint of a slice of which nothing is written.
+fn beginning(seq: i64) -> Checkpoint {
+    Checkpoint { seq, tally: Tally { duplicates: Some(0), ..Tally::default() }, ..Checkpoint::default() }
 }
 
 /// How many records of the beginning make up a batch; at least one.

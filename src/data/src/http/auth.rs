@@ -73,9 +73,10 @@ pub(crate) enum Credentials {
 }
 
 impl Credentials {
-    pub(crate) fn read(source: &HttpSource, secrets: &Secrets) -> Result<Self, SecretError> {
+    /// The credentials that `auth` names; `field` is its place, for messages.
+    pub(crate) fn read(auth: Option<&Auth>, field: &str, secrets: &Secrets) -> Result<Self, SecretError> {
         let mut values = Vec::new();
-        for (name, key, field) in source.secret_keys() {
+        for (name, key, field) in auth.iter().flat_map(|auth| auth.secret_keys(field)) {
             values.push((secrets.read(&name, &key, &field)?, name, key));
         }
         let header = |name: HeaderName, text: String| match HeaderValue::from_str(&text) {
@@ -89,7 +90,7 @@ impl Credentials {
                 Err(SecretError::Unreadable { name, key, cause: "it holds characters that no header may have".into() })
             }
         };
-        match (&source.auth, values.as_slice()) {
+        match (auth, values.as_slice()) {
             (None, _) => Ok(Self::None),
             (Some(Auth::Bearer(_)), [(token, ..), ..]) => {
                 header(header::AUTHORIZATION, format!("Bearer {}", token.expose()))
@@ -178,8 +179,8 @@ mod tests {
         }
         let secrets = Secrets::below(dir.path());
         let sent = |auth: serde_json::Value| {
-            let credentials =
-                Credentials::read(&source(serde_json::json!({"url": "http://x/api", "auth": auth})), &secrets).unwrap();
+            let auth: Auth = serde_json::from_value(auth).unwrap();
+            let credentials = Credentials::read(Some(&auth), "f", &secrets).unwrap();
             let (mut url, mut headers) = ("http://x/api?a=1".parse::<Url>().unwrap(), HeaderMap::new());
             credentials.apply(&mut url, &mut headers);
             let header = headers.iter().next().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()));

@@ -1,12 +1,11 @@
-//! Sends requests: limits, credentials, redirects, repetitions, and the check that an answer is whole and JSON.
+//! Sends requests to a source: origins, redirects, and the check that an answer is whole and JSON.
 //!
 //! Error messages name the URL's path, never its query, and hold no secret.
 
 use std::time::Duration;
 
-use ::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use ::http::{HeaderMap, Method, StatusCode, header};
 use collect_api::source::HttpSource;
-use jiff::Timestamp;
 use serde_json::value::RawValue;
 use url::Url;
 
@@ -14,11 +13,10 @@ use crate::{
     control::Control,
     error::Class,
     http::{
-        Draft, Origins, Retry, Verdict,
+        Body, Draft, Origins, Retry, Verdict,
         auth::Credentials,
-        certificates, classify,
-        retry::{MAX_RETRY_AFTER, retry_after},
-        target::Body,
+        classify,
+        sender::{self, GaveUp, Sender},
     },
     secrets::{SecretError, Secrets},
     text,
@@ -40,10 +38,10 @@ pub enum HttpError {
         url: String,
     },
     /// A header is malformed.
-    #[error("spec.source.http.headers.{name} can't be sent: name or value holds characters that no header may have")]
+    #[error("{field} can't be sent: name or value holds characters that no header may have")]
     BadHeader {
-        /// Name of the header.
-        name: String,
+        /// Its place in the task.
+        field: String,
     },
     /// The TLS library refused to start.
     #[error("the HTTP client can't be built: {cause}")]
@@ -198,29 +196,22 @@ pub struct Answer {
     pub excerpt: String,
 }
 
-/// Sends requests to one source.
-#[derive(Debug)]
-pub struct Client {
-    http: reqwest::Client,
-    origins: Origins,
-    credentials: Credentials,
-    retry: Retry,
-    timeout: Duration,
-    max_body: usize,
-    control: Control,
-}
-
 /// How one try failed.
-enum Failure {
-    Final(HttpError),
-    Broken(String),
-    Status { status: StatusCode, excerpt: String, retry_after: Option<Duration> },
-}
+type Failure = sender::Failure<HttpError>;
 
 impl From<HttpError> for Failure {
     fn from(error: HttpError) -> Self {
         Self::Final(error)
     }
+}
+
+/// Sends requests to one source.
+#[derive(Debug)]
+pub struct Client {
+    sender: Sender,
+    origins: Origins,
+    max_body: usize,
+    control: Control,
 }
 
 impl Client {
@@ -229,20 +220,11 @@ impl Client {
     /// # Errors
     /// When a credential is missing or a URL malformed.
     pub fn new(source: &HttpSource, secrets: &Secrets, max_body: usize, control: &Control) -> Result<Self, HttpError> {
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("collect-operator/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .tls_certs_only(certificates().iter().cloned())
-            .connect_timeout(Duration::from_secs(10))
-            .build()
-            .map_err(|error| HttpError::NoClient { cause: text::chain(&error) })?;
+        let credentials = Credentials::read(source.auth.as_ref(), "spec.source.http.auth", secrets)?;
+        let timeout = source.timeout.map_or(DEFAULT_TIMEOUT, collect_api::Duration::get);
         Ok(Self {
-            http,
+            sender: Sender::new(credentials, Vec::new(), Retry::of(source.retry.as_ref()), timeout, control)?,
             origins: Origins::of(source)?,
-            credentials: Credentials::read(source, secrets)?,
-            retry: Retry::of(source.retry.as_ref()),
-            timeout: source.timeout.map_or(DEFAULT_TIMEOUT, collect_api::Duration::get),
             max_body,
             control: control.clone(),
         })
@@ -264,65 +246,38 @@ impl Client {
     /// See [`HttpError`].
     pub async fn send(&self, draft: &Draft) -> Result<Answer, HttpError> {
         let what = format!("{} {}{}", draft.method, draft.url.origin().ascii_serialization(), draft.url.path());
-        let mut failed = 0;
-        loop {
-            let failure = match self.attempt(draft, &what).await {
-                Ok(answer) => return Ok(answer),
-                Err(failure) => failure,
-            };
-            failed += 1;
-            let backoff = self.retry.wait(failed, rand::random());
-            let wait = match failure {
-                Failure::Final(error) => return Err(error),
-                Failure::Status { status, retry_after: Some(retry_after), .. } if retry_after > MAX_RETRY_AFTER => {
-                    return Err(HttpError::Limited { what, status, retry_after });
-                }
-                Failure::Broken(cause) if failed >= self.retry.tries => {
-                    return Err(HttpError::Unreachable { what, tries: failed, cause });
-                }
-                Failure::Status { status, excerpt, .. } if failed >= self.retry.tries => {
-                    return Err(HttpError::Unavailable { what, status, tries: failed, excerpt });
-                }
-                // Never sooner than the source asks, nor hotter than our own backoff where it asks for 0 s.
-                Failure::Status { retry_after: Some(wait), .. } => wait.max(backoff),
-                Failure::Broken(_) | Failure::Status { .. } => backoff,
-            };
-            tracing::debug!(what, failed, wait_ms = wait.as_millis(), "the request is repeated");
-            let _waiting = self.control.waiting();
-            tokio::time::sleep(wait).await;
-            self.control.count_retry();
-        }
-    }
-
-    async fn attempt(&self, draft: &Draft, what: &str) -> Result<Answer, Failure> {
-        let _permit = self.control.limiter().permit().await;
-        match tokio::time::timeout(self.timeout, self.exchange(draft, what)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(Failure::Broken(format!("no answer within {} s", self.timeout.as_secs_f64()))),
-        }
+        let gave_up = match self.sender.repeat(&what, || self.exchange(draft, &what)).await {
+            Ok(answer) => return Ok(answer),
+            Err(gave_up) => gave_up,
+        };
+        Err(match gave_up {
+            GaveUp::Final(error) => error,
+            GaveUp::Broken { tries, cause } => HttpError::Unreachable { what, tries, cause },
+            GaveUp::Status { status, tries, excerpt } => HttpError::Unavailable { what, status, tries, excerpt },
+            GaveUp::Limited { status, retry_after } => HttpError::Limited { what, status, retry_after },
+        })
     }
 
     /// One request with its redirects.
     async fn exchange(&self, draft: &Draft, what: &str) -> Result<Answer, Failure> {
-        let (mut url, mut method, mut body) = (draft.url.clone(), draft.method.clone(), draft.body.clone());
+        let mut draft = draft.clone();
         for _ in 0..=MAX_REDIRECTS {
-            self.control.count_request();
-            let response = self.dispatch(&url, &method, &draft.headers, &body).await?;
+            if !self.origins.allow(&draft.url) {
+                return Err(HttpError::ForeignOrigin { origin: draft.url.origin().ascii_serialization() }.into());
+            }
+            let response = self.sender.dispatch(&draft).await?;
             let status = response.status();
             match classify(status) {
-                Verdict::Good => return self.good(response, url, what).await,
+                Verdict::Good => return self.good(response, draft.url, what).await,
                 Verdict::Redirect => {
-                    url = self.redirected(&response, &url)?;
-                    if method == Method::POST && matches!(status.as_u16(), 301..=303) {
-                        (method, body) = (Method::GET, Body::None);
+                    draft.url = self.redirected(&response, &draft.url)?;
+                    if draft.method == Method::POST && matches!(status.as_u16(), 301..=303) {
+                        (draft.method, draft.body) = (Method::GET, Body::None);
                     }
                 }
-                Verdict::Retryable => {
-                    let retry_after = retry_after(response.headers(), Timestamp::now());
-                    return Err(Failure::Status { status, excerpt: self.excerpt(response).await, retry_after });
-                }
+                Verdict::Retryable => return Err(self.sender.may_pass(response).await),
                 Verdict::Permanent => {
-                    let excerpt = self.excerpt(response).await;
+                    let excerpt = self.sender.excerpt(response).await;
                     return Err(HttpError::Refused { what: what.to_owned(), status, excerpt }.into());
                 }
             }
@@ -330,49 +285,9 @@ impl Client {
         Err(HttpError::TooManyRedirects { what: what.to_owned() }.into())
     }
 
-    async fn dispatch(
-        &self,
-        url: &Url,
-        method: &Method,
-        headers: &HeaderMap,
-        body: &Body,
-    ) -> Result<reqwest::Response, Failure> {
-        let (mut url, mut headers) = (url.clone(), headers.clone());
-        if !self.origins.allow(&url) {
-            return Err(HttpError::ForeignOrigin { origin: url.origin().ascii_serialization() }.into());
-        }
-        headers.entry(header::ACCEPT).or_insert(HeaderValue::from_static("application/json"));
-        let encoded = body.encode();
-        if let Some((_, kind)) = &encoded {
-            headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static(kind));
-        }
-        self.credentials.apply(&mut url, &mut headers);
-        let mut request = self.http.request(method.clone(), url).headers(headers);
-        if let Some((bytes, _)) = encoded {
-            request = request.body(bytes);
-        }
-        request.send().await.map_err(|error| Failure::Broken(self.cause(error)))
-    }
-
-    fn cause(&self, error: reqwest::Error) -> String {
-        let error = error.without_url();
-        text::shorten(&text::mask(&text::chain(&error), self.credentials.secrets()), 200)
-    }
-
     fn redirected(&self, response: &reqwest::Response, url: &Url) -> Result<Url, HttpError> {
         let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
         self.origins.follow(url, location.unwrap_or_default())
-    }
-
-    async fn excerpt(&self, mut response: reqwest::Response) -> String {
-        let mut head = Vec::new();
-        while head.len() < 4096 {
-            match response.chunk().await {
-                Ok(Some(chunk)) => head.extend_from_slice(&chunk),
-                Ok(None) | Err(_) => break,
-            }
-        }
-        text::excerpt(&head, self.credentials.secrets())
     }
 
     /// Reads a good answer to its end and checks that it is JSON.
@@ -380,7 +295,7 @@ impl Client {
         let (status, headers) = (response.status(), response.headers().clone());
         let announced = response.content_length().and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
         let mut body = Vec::with_capacity(announced.min(self.max_body));
-        while let Some(chunk) = response.chunk().await.map_err(|error| Failure::Broken(self.cause(error)))? {
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.sender.broken(error))? {
             if body.len() + chunk.len() > self.max_body {
                 return Err(HttpError::TooLarge { what: what.to_owned(), max: self.max_body }.into());
             }
@@ -389,7 +304,7 @@ impl Client {
         if body.starts_with(b"\xEF\xBB\xBF") {
             body.drain(..3);
         }
-        let excerpt = text::excerpt(&body, self.credentials.secrets());
+        let excerpt = text::excerpt(&body, self.sender.secrets());
         match parse(body) {
             Ok(body) => Ok(Answer { what: what.to_owned(), status, url, headers, body, excerpt }),
             Err(true) if status != StatusCode::NO_CONTENT => {

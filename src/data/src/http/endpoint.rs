@@ -2,21 +2,21 @@
 
 use std::collections::BTreeSet;
 
-use ::http::{HeaderMap, HeaderName, HeaderValue, Method};
+use ::http::Method;
 use collect_api::{
     decompose::Discover,
     protocol::IndependentTotal,
     source::{HttpSource, Method as Verb, Pagination},
 };
-use serde_json::Value;
 use url::Url;
 
 use crate::{
     Error,
     http::{
-        Body, Draft, HttpError, JsonPath, LocateError, Locator, Target, Variables,
+        Draft, HttpError, JsonPath, LocateError, Locator, Target, Variables,
         paginate::{At, Rule, State},
-        template::{Escape, TemplateError, render, uses},
+        render,
+        template::{self, Escape, uses},
     },
 };
 
@@ -145,49 +145,22 @@ impl Endpoint {
     pub fn draft(&self, variables: &Variables) -> Result<Draft, Error> {
         let source = &self.source;
         let path = source.path.as_deref().unwrap_or_default();
-        let path = render(&self.path_field, path, Escape::Percent, variables)?;
+        let path = template::render(&self.path_field, path, Escape::Percent, variables)?;
         let mut url = join(&source.url, &path)?;
         let mut query = Vec::new();
         for (name, template) in &source.query {
-            query.push((name, render(&format!("spec.source.http.query.{name}"), template, Escape::Plain, variables)?));
+            query.push((
+                name,
+                template::render(&format!("spec.source.http.query.{name}"), template, Escape::Plain, variables)?,
+            ));
         }
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let headers = self.headers(variables)?;
+        let headers = render::headers(&source.headers, "spec.source.http.headers", variables)?;
         let method = if source.method == Some(Verb::Post) { Method::POST } else { Method::GET };
-        let body = self.body(&headers, variables)?;
+        let body = render::body(source.body.as_ref(), "spec.source.http.body", &headers, variables)?;
         Ok(Draft { method, url, headers, body })
-    }
-
-    fn headers(&self, variables: &Variables) -> Result<HeaderMap, Error> {
-        let mut headers = HeaderMap::new();
-        for (name, template) in &self.source.headers {
-            let text = render(&format!("spec.source.http.headers.{name}"), template, Escape::Plain, variables)?;
-            let pair = name.parse::<HeaderName>().ok().zip(HeaderValue::from_str(&text).ok());
-            let (name, value) = pair.ok_or_else(|| HttpError::BadHeader { name: name.clone() })?;
-            headers.insert(name, value);
-        }
-        Ok(headers)
-    }
-
-    fn body(&self, headers: &HeaderMap, variables: &Variables) -> Result<Body, TemplateError> {
-        let Some(body) = &self.source.body else { return Ok(Body::None) };
-        let field = "spec.source.http.body";
-        if let Some(json) = &body.json {
-            return render_json(json, variables).map(Body::Json);
-        }
-        if let Some(text) = &body.text {
-            let kind =
-                headers.get(::http::header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-            let escape = if kind.contains("json") { Escape::Json } else { Escape::Plain };
-            return render(field, text, escape, variables).map(Body::Text);
-        }
-        let fields = body
-            .form
-            .iter()
-            .map(|(name, template)| render(field, template, Escape::Plain, variables).map(|text| (name.clone(), text)));
-        fields.collect::<Result<_, _>>().map(Body::Form)
     }
 
     /// The request for the page that a state points to. A next URL is taken as it is.
@@ -265,22 +238,6 @@ fn join(base: &str, path: &str) -> Result<Url, HttpError> {
     }
 }
 
-fn render_json(value: &Value, variables: &Variables) -> Result<Value, TemplateError> {
-    Ok(match value {
-        Value::String(template) => {
-            Value::String(render("spec.source.http.body.json", template, Escape::Plain, variables)?)
-        }
-        Value::Array(array) => Value::Array(array.iter().map(|v| render_json(v, variables)).collect::<Result<_, _>>()?),
-        Value::Object(object) => Value::Object(
-            object
-                .iter()
-                .map(|(k, v)| Ok((k.clone(), render_json(v, variables)?)))
-                .collect::<Result<_, TemplateError>>()?,
-        ),
-        other => other.clone(),
-    })
-}
-
 fn without_unknown(source: &HttpSource, known: &BTreeSet<String>) -> HttpSource {
     let mut source = source.clone();
     source.query.retain(|_, template| uses(template).is_subset(known));
@@ -291,7 +248,8 @@ fn without_unknown(source: &HttpSource, known: &BTreeSet<String>) -> HttpSource 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::http::Body;
+    use serde_json::{Value, json};
 
     fn source(json: Value) -> HttpSource {
         serde_json::from_value(json).unwrap()

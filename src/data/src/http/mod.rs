@@ -2,7 +2,7 @@
 //!
 //! [`paginate`] decides, purely; [`Client`] sends; [`Reader`] joins both for one item.
 
-mod auth;
+pub(crate) mod auth;
 mod client;
 mod endpoint;
 mod limiter;
@@ -11,8 +11,10 @@ mod page;
 pub mod paginate;
 mod path;
 mod reader;
+pub(crate) mod render;
 mod retry;
 mod roots;
+pub(crate) mod sender;
 mod target;
 mod template;
 

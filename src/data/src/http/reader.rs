@@ -58,7 +58,7 @@ impl Drop for Aborting {
 }
 
 impl Reader {
-    /// A reader of one part of a value, from the checkpoint's paginator state if there is one.
+    /// A reader of one part of a value; from a checkpoint's paginator state, with the total known then, if there is one.
     ///
     /// # Errors
     /// When the request can't be made or the state belongs to another pagination.
@@ -67,17 +67,18 @@ impl Reader {
         endpoint: &Arc<Endpoint>,
         variables: &Variables,
         part: &Part,
-        resume: Option<State>,
+        resume: Option<(State, Option<i64>)>,
     ) -> Result<Self, Error> {
         let rule = endpoint.rule();
         let span = Span::of(rule, part)?;
+        let (state, total) = resume.unwrap_or_else(|| (State::start(rule, span), None));
         Ok(Self {
             client: Arc::clone(client),
             endpoint: Arc::clone(endpoint),
             draft: endpoint.draft(variables)?,
             span,
-            state: resume.unwrap_or_else(|| State::start(rule, span)),
-            total: None,
+            state,
+            total,
             page_bytes: 0,
             ahead: VecDeque::new(),
         })

@@ -1,4 +1,4 @@
-//! Templates over level values and range bounds. An undefined variable is an error, never an empty text.
+//! Templates over level values and range bounds, or over the event of a hook. An undefined variable is an error, never an empty text.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -54,15 +54,23 @@ pub enum Escape {
     Json,
 }
 
+fn advice(field: &str) -> &'static str {
+    if field.starts_with("spec.hooks.") {
+        return "use one of these";
+    }
+    "name a level of spec.decompose.levels, or range.from and range.to with shards.range"
+}
+
 /// A template that can't be rendered.
 #[derive(Debug, thiserror::Error)]
 pub enum TemplateError {
     /// It uses a variable that is not there.
     #[error(
-        "{field} `{template}` uses a variable that is not known here (known: {known}); name a level of spec.decompose.levels, or range.from and range.to with shards.range"
+        "{field} `{template}` uses a variable that is not known here (known: {known}); {advice}",
+        advice = advice(field)
     )]
     Undefined {
-        /// Field of the source.
+        /// Field of the task.
         field: String,
         /// The template.
         template: String,
@@ -74,7 +82,7 @@ pub enum TemplateError {
         "{field} `{template}` puts the value `{value}` into a path, where it would mean another folder; leave that value out of the level"
     )]
     DotSegment {
-        /// Field of the source.
+        /// Field of the task.
         field: String,
         /// The template.
         template: String,
@@ -82,9 +90,9 @@ pub enum TemplateError {
         value: String,
     },
     /// It is no template.
-    #[error("{field} `{template}` is no valid template: {cause}; write level values as {{{{ name }}}}")]
+    #[error("{field} `{template}` is no valid template: {cause}; write values as {{{{ name }}}}")]
     Invalid {
-        /// Field of the source.
+        /// Field of the task.
         field: String,
         /// The template.
         template: String,

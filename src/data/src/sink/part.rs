@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use base64::{Engine, engine::general_purpose::STANDARD};
+use collect_api::protocol::Checkpoint;
 use object_store::buffered::BufWriter;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
@@ -131,7 +132,7 @@ fn unavailable(path: &str, error: &std::io::Error) -> SinkError {
 
 /// What the next attempt must know about a closed part to adopt it: `part-N.json` beside it. Written after the part and
 /// only where a checkpoint needs it; the commit removes it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PartMeta {
     /// The part; absent where only rejects were closed.
@@ -143,13 +144,16 @@ pub struct PartMeta {
     /// Hashes of its records' keys, 8 bytes each, little-endian, base64; absent when there were too many to count duplicates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     keys: Option<String>,
+    /// The checkpoint that it was closed for, if that lies between two items: where a slice can go back to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boundary: Option<Checkpoint>,
 }
 
 impl PartMeta {
     /// What is known of a part.
     pub fn new(part: Option<FilePart>, rejects: Option<FilePart>, keys: Option<&[u64]>) -> Self {
         let pack = |keys: &[u64]| STANDARD.encode(keys.iter().flat_map(|key| key.to_le_bytes()).collect::<Vec<u8>>());
-        Self { part, rejects, keys: keys.map(pack) }
+        Self { part, rejects, keys: keys.map(pack), boundary: None }
     }
 
     /// The key hashes; `None` if they are absent or damaged.

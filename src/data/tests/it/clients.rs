@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A server that answers each path with what `answers` has for it, and keeps what it was asked.
-struct Canned {
-    url: String,
-    asked: Arc<Mutex<Vec<String>>>,
+pub struct Canned {
+    pub url: String,
+    pub asked: Arc<Mutex<Vec<String>>>,
 }
 
-async fn canned(answers: Vec<(&'static str, String)>) -> Canned {
+pub async fn canned(answers: Vec<(&'static str, String)>) -> Canned {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let asked = Arc::new(Mutex::new(Vec::new()));
@@ -43,11 +43,11 @@ async fn canned(answers: Vec<(&'static str, String)>) -> Canned {
     Canned { url, asked }
 }
 
-fn redirect(code: u16, to: &str) -> String {
+pub fn redirect(code: u16, to: &str) -> String {
     format!("HTTP/1.1 {code} Moved\r\nLocation: {to}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 }
 
-fn good(body: &str) -> String {
+pub fn good(body: &str) -> String {
     format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
 }
 

@@ -8,9 +8,12 @@
     reason = "clippy knows only functions marked as tests"
 )]
 
+mod checkpoints;
 mod clients;
 mod commits;
+mod cursors;
 mod faults;
+mod hooks;
 mod lab;
 mod paginators;
 mod plans;

@@ -1,11 +1,11 @@
 //! Pause, resume, zombies: nothing twice, nothing lost, nothing read again without need.
 
 use collect_api::protocol::{Checkpoint, CollectWork, MAX_CHECKPOINT_BYTES, RateShare, Work};
-use collect_data::{Control, Ending, Settings};
+use collect_data::{Control, Ending};
 use collect_registry::{Controlled, Effect, Options, When};
 use serde_json::{Value, json};
 
-use crate::lab::{Lab, collect_until, identity, pages, whole};
+use crate::lab::{Lab, collect_until, pages, whole};
 
 fn styles() -> Vec<Value> {
     vec![
@@ -85,56 +85,6 @@ async fn duplicates_are_counted_across_attempts() {
     assert_eq!(paused.item, 1);
     let done = collect_until(&lab, source, items, Some(paused), 2, None).await.unwrap();
     assert!(matches!(done, Ending::Done(result) if result.tally.duplicates == Some(216)));
-}
-
-#[tokio::test]
-async fn a_killed_attempt_leaves_nothing_visible() {
-    let lab = Lab::small().await;
-    let source = json!({"pagination": pages(10)});
-    let work = CollectWork { items: vec![whole()], checkpoint: None };
-    let assignment = lab.assignment(source.clone(), Work::Collect(work.clone()));
-    let settings = Settings { part_bytes: 1, ..lab.settings("dead0001") };
-    let control = Control::new(&RateShare::default());
-    // Dropping the future is what a kill looks like to the sink.
-    let until = async {
-        while control.progress().checkpoint.is_none_or(|checkpoint| checkpoint.seq < 5) {
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-        }
-    };
-    tokio::select! {
-        ending = collect_data::collect(&assignment, &work, &settings, &control) => panic!("{ending:?}"),
-        () = until => {}
-    }
-    assert!(!lab.files().join("runs/1-3f9c2a71/0/manifest.json").exists());
-    let last = control.progress().checkpoint.unwrap();
-    let before = lab.queries().len();
-    let done = collect_until(&lab, source, vec![whole()], Some(last), 2, None).await.unwrap();
-    assert!(matches!(done, Ending::Done(_)));
-    assert_eq!(lab.codes(), lab.held(4));
-    assert!(lab.queries()[before..].iter().all(|query| !query.contains("page=1&") && !query.ends_with("page=1")));
-}
-
-#[tokio::test]
-async fn a_cursor_that_grew_old_starts_the_slice_again_without_its_parts() {
-    let lab = Lab::small().await;
-    let source = styles()[2].clone();
-    let paused = checkpoint(collect_until(&lab, source.clone(), vec![whole()], None, 1, Some(10)).await.unwrap());
-    let old = Effect::Status { code: 410, retry_after_seconds: None }.first(1);
-    lab.registry.control.set_options(Options::faults([old]));
-    let done = collect_until(&lab, source.clone(), vec![whole()], Some(paused.clone()), 2, None).await.unwrap();
-    let Ending::Done(result) = done else { panic!("{done:?}") };
-    assert_eq!((lab.codes(), result.tally.duplicates), (lab.held(4), Some(0)));
-    assert!(lab.manifest(&identity()).parts.iter().all(|part| part.path.contains("/2-2bbbbbbb/")));
-
-    // A page number never grows old: the same answer is an error there.
-    let lab = Lab::with(collect_registry::Registry::small(), Options::default()).await;
-    let paged = styles()[0].clone();
-    let paused = checkpoint(collect_until(&lab, paged.clone(), vec![whole()], None, 1, Some(10)).await.unwrap());
-    lab.registry
-        .control
-        .set_options(Options::faults([Effect::Status { code: 410, retry_after_seconds: None }.first(1)]));
-    let error = collect_until(&lab, paged, vec![whole()], Some(paused), 2, None).await.unwrap_err();
-    assert_eq!(error.category(), "SourceNotFound");
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Every way to end has its exit code and its last words.
 
-use collect_api::protocol::{CommitWork, PlanWork, Work, WorkResult, exit};
+use collect_api::protocol::{CommitWork, HookEvent, HookWork, PlanWork, Work, WorkResult, exit};
 use collect_registry::{Effect, Options, Registry, When};
 use serde_json::json;
 
@@ -14,7 +14,8 @@ async fn a_slice_is_collected() {
     let Some(WorkResult::Collect(result)) = ended.message.result else { panic!("{ended:?}") };
     assert_eq!((result.tally.records, result.tally.source, lab.codes()), (216, 216, lab.held()));
     let usage = ended.message.usage;
-    assert!(usage.peak_memory_bytes > 1 << 20 && usage.records == 216 && usage.requests == 5, "{usage:?}");
+    assert!(usage.peak_memory_bytes > 1 << 20 && usage.requests == 5, "{usage:?}");
+    assert_eq!((usage.records, usage.bytes), (216, result.tally.bytes));
     assert!(ended.logs.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{}", ended.logs);
     assert!(ended.logs.contains("0123456789abcdef0123456789abcdef"));
 }
@@ -38,7 +39,9 @@ async fn sigterm_leaves_a_checkpoint_that_the_next_attempt_goes_on_from() {
     second.attempt = 2;
     let ended = lab.run(&second, "bbbbbbbb-2").await;
     assert_eq!((ended.code, lab.codes()), (exit::DONE, lab.held()), "{ended:?}");
-    assert_eq!(ended.message.usage.records, 216 - checkpoint.tally.records);
+    let Some(WorkResult::Collect(result)) = ended.message.result else { panic!("{ended:?}") };
+    let left = (216 - checkpoint.tally.records, result.tally.bytes - checkpoint.tally.bytes);
+    assert_eq!((ended.message.usage.records, ended.message.usage.bytes), left);
     let after = lab.requests().split_off(before.len());
     assert!(after.len() <= 3 && after.iter().filter(|query| before.contains(query)).count() <= 1, "{after:?}");
 }
@@ -130,6 +133,38 @@ async fn plan_collect_and_commit_make_a_valid_run() {
     let commit = Work::Commit(CommitWork { slices: 2, records: 216, keep_runs: 2 });
     let ended = lab.run(&lab.assignment(source, commit), "dddddddd-1").await;
     assert_eq!((ended.code, ended.message.error.unwrap().reason.as_str()), (exit::PERMANENT, "ManifestMismatch"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hook_ends_with_the_code_of_its_answer() {
+    let gone = Effect::Status { code: 404, retry_after_seconds: None };
+    for (faults, code) in [(vec![], exit::DONE), (vec![gone.always()], exit::PERMANENT)] {
+        let lab = Lab::with(Registry::small(), Options::faults(faults)).await;
+        let http = json!({"url": format!("{}/api/hooks/done", lab.registry.url())});
+        let event = HookEvent { hook: "beforeStart".into(), run: 1, phase: "Pending".into(), ..HookEvent::default() };
+        let work = Work::Hook(HookWork { http: serde_json::from_value(http).unwrap(), event: event.clone() });
+        let ended = lab.run(&lab.assignment(json!({}), work), "aaaaaaaa-1").await;
+        assert_eq!(ended.code, code, "{ended:?}");
+        match (ended.message.result, ended.message.error) {
+            (Some(WorkResult::Hook(result)), None) => assert_eq!((code, result.code), (exit::DONE, 204)),
+            (None, Some(error)) => assert_eq!((code, error.reason.as_str()), (exit::PERMANENT, "HookNotFound")),
+            other => panic!("{other:?}"),
+        }
+        let log = lab.registry.log();
+        assert_eq!((log.len(), serde_json::from_str::<HookEvent>(&log[0].body).unwrap()), (1, event));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hook_that_is_stopped_leaves_and_begins_anew() {
+    let lab = Lab::with(Registry::small(), Options::faults([Effect::Stuck.always()])).await;
+    let http = json!({"url": format!("{}/api/hooks/done", lab.registry.url())});
+    let work = HookWork { http: serde_json::from_value(http).unwrap(), event: HookEvent::default() };
+    let worker = lab.start(&lab.assignment(json!({}), Work::Hook(work)), "aaaaaaaa-1");
+    lab.until_requests(1).await;
+    worker.terminate();
+    let ended = worker.end().await;
+    assert_eq!((ended.code, ended.message.result), (exit::CHECKPOINTED, None));
 }
 
 #[tokio::test(flavor = "multi_thread")]
