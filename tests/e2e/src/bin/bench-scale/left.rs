@@ -12,7 +12,10 @@ use k8s_openapi::api::{
 use kube::{
     Api, Resource, ResourceExt,
     core::{NamespaceResourceScope, PartialObjectMeta},
-    runtime::watcher::{self, Event, watcher},
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Event, watcher},
+    },
 };
 use serde::de::DeserializeOwned;
 
@@ -36,7 +39,7 @@ where
 {
     let mut left: HashSet<String> = HashSet::new();
     let api: Api<PartialObjectMeta<K>> = Api::namespaced(space.client.clone(), &space.name);
-    let mut events = watcher(api, watcher::Config::default()).boxed();
+    let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
     loop {
         match tokio::time::timeout(patience, events.next()).await {
             Ok(Some(Ok(Event::Init))) => {

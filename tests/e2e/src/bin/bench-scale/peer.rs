@@ -16,7 +16,10 @@ use kube::{
     Api, ResourceExt,
     api::PostParams,
     core::ObjectMeta,
-    runtime::watcher::{self, Event, watcher},
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Event, watcher},
+    },
 };
 use tokio::sync::{Notify, Semaphore};
 
@@ -32,7 +35,7 @@ const OF_THE_JOB_CONTROLLER: [&str; 4] =
 /// If the operator makes none.
 pub async fn template(space: &Space) -> Job {
     let ours = watcher::Config::default().labels("collect.dev/work=collect");
-    let mut events = watcher(space.jobs(), ours).boxed();
+    let mut events = watcher(space.jobs(), ours).default_backoff().boxed();
     let mut job = loop {
         match events.next().await {
             Some(Ok(Event::Apply(job) | Event::InitApply(job))) => break job,
@@ -106,7 +109,7 @@ pub async fn run(space: &Space, template: &Job, count: usize, window: usize, pat
 /// Gives back a slot for each Job that ends, until all have.
 async fn watch(api: Api<Job>, count: usize, slots: Arc<Semaphore>, done: Arc<AtomicUsize>, listed: Arc<Notify>) {
     let mut over = std::collections::HashSet::new();
-    let mut events = watcher(api, watcher::Config::default()).boxed();
+    let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
     while over.len() < count {
         let job = match events.next().await {
             Some(Ok(Event::Apply(job) | Event::InitApply(job))) => job,

@@ -15,7 +15,10 @@ use collect_e2e::{
 use futures::StreamExt;
 use kube::{
     ResourceExt,
-    runtime::watcher::{self, Event, watch_object, watcher},
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Event, watch_object, watcher},
+    },
 };
 use tokio::sync::Notify;
 
@@ -144,7 +147,7 @@ impl Watcher {
     }
 
     async fn shards(self, api: kube::Api<CollectShard>, listed: Arc<Notify>) {
-        let mut events = watcher(api, watcher::Config::default()).boxed();
+        let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
         let mut lists = 0;
         while let Some(event) = events.next().await {
             let now = Instant::now();
@@ -166,7 +169,7 @@ impl Watcher {
     }
 
     async fn root(self, api: kube::Api<CollectTask>, name: String) {
-        let mut events = watch_object(api, &name).boxed();
+        let mut events = watch_object(api, &name).default_backoff().boxed();
         while let Some(event) = events.next().await {
             match event {
                 Ok(Some(task)) => {
