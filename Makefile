@@ -13,6 +13,9 @@ DENY_VERSION := 0.20.2
 DENY := $(CACHE)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 # The real node where it can be had, else the process node.
 CLUSTER ?= demo
+# How large a benchmark is.
+export SHARDS ?= 20000
+export PARALLELISM ?= 300
 NODE ?= $(if $(filter 0Linux,$(shell id -u)$(shell uname -s)),real,process)
 
 .PHONY: help
@@ -26,6 +29,14 @@ demo: ## Collect a province on a local Kubernetes, from nothing to the report. S
 .PHONY: test
 test: ## Run every test: unit, property, API, end-to-end. Prints what it skipped and why.
 	@tests/run.sh
+
+.PHONY: bench-scale
+bench-scale: ## Benchmark the operator with SHARDS=20000 played collectors, PARALLELISM=300 at once, against raw Jobs. COLLECT_BIN_DIR: programs that are built.
+	@tests/prerequisites.sh cargo go cc c++ cmake flock
+	triple=$$(uname -m)-unknown-linux-gnu
+	RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked --target "$$triple" \
+	  $(if $(COLLECT_BIN_DIR),,-p collect-operator -p collect-worker) -p collect-e2e --bins
+	COLLECT_BIN_DIR="$${COLLECT_BIN_DIR:-$$CARGO_TARGET_DIR/$$triple/release}" "$$CARGO_TARGET_DIR/$$triple/release/bench-scale"
 
 .PHONY: lint
 lint: ## Check formatting, clippy, generated files, chart, scripts, dependencies.

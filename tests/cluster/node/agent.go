@@ -73,7 +73,7 @@ func Run(ctx context.Context, options Options) error {
 	a := &agent{Options: options, client: client, server: server, workers: map[types.UID]*worker{}, lost: map[string]bool{}}
 	switch options.Kind {
 	case "process":
-		a.runner = &processRunner{agent: a}
+		a.runner = &castingRunner{script: &scriptedRunner{agent: a}, others: &processRunner{agent: a}}
 		killOrphans(options.Dir)
 	case "scripted":
 		if _, err := ParseScenario(options.Script); err != nil {

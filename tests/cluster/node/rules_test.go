@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"slices"
@@ -8,6 +9,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
 
 	"collect.dev/tests/cluster/image"
 )
@@ -72,12 +75,68 @@ func TestScenarios(t *testing.T) {
 	}
 }
 
-func TestTheLongestPrefixNamesTheScenario(t *testing.T) {
-	data := map[string][]byte{"a": nil, "a-b": nil, "a-b.message": nil, "default": nil}
-	for pod, want := range map[string]string{"a-b-1": "a-b", "a-c": "a", "x": "default"} {
-		if got := scenarioKey(data, pod); got != want {
-			t.Errorf("%s: got %s, want %s", pod, got, want)
+func TestTheLongestPrefixNamesTheScenarioThenTheWork(t *testing.T) {
+	data := map[string][]byte{"a": nil, "a-b": nil, "a-b.message": nil, "work.collect": nil, "work.collect.message": nil, "default": nil}
+	for _, row := range []struct{ pod, work, want string }{
+		{"a-b-1", "", "a-b"},
+		{"a-c", "", "a"},
+		{"a-c", "collect", "a"},
+		{"x", "collect", "work.collect"},
+		{"x", "plan", "default"},
+		{"x", "", "default"},
+	} {
+		if got := scenarioKey(data, row.pod, row.work); got != row.want {
+			t.Errorf("%s of work %q: got %s, want %s", row.pod, row.work, got, row.want)
 		}
+	}
+}
+
+// recordingRunner notes which pods came to it.
+type recordingRunner struct{ prepared, released []string }
+
+func (r *recordingRunner) prepare(_ context.Context, w *worker) error {
+	r.prepared = append(r.prepared, w.pod.Name)
+	return nil
+}
+
+func (r *recordingRunner) release(w *worker) { r.released = append(r.released, w.pod.Name) }
+
+func (r *recordingRunner) start(context.Context, *worker, *containerState) (*execution, error) {
+	return &execution{id: "process"}, nil
+}
+
+func TestOnlyPodsThatAScenarioIsNamedForArePlayed(t *testing.T) {
+	a := &agent{client: fake.NewClientset(&corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: scenarioConfigMap},
+		Data:       map[string]string{"work.collect": "exit=10,after=0s", "work.collect.message": "by $(POD_NAME)"},
+	})}
+	others := &recordingRunner{}
+	cast := &castingRunner{script: &scriptedRunner{agent: a}, others: others}
+	pod := func(namespace, name, work string) *worker {
+		meta := metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: map[string]string{workLabel: work}}
+		return newWorker(a, &corev1.Pod{ObjectMeta: meta, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c"}}}})
+	}
+	played := pod("n", "played", "collect")
+	for _, w := range []*worker{played, pod("n", "planner", "plan"), pod("elsewhere", "collector", "collect")} {
+		if err := cast.prepare(t.Context(), w); err != nil {
+			t.Fatal(err)
+		}
+		cast.release(w)
+	}
+	if want := []string{"planner", "collector"}; !slices.Equal(others.prepared, want) || !slices.Equal(others.released, want) {
+		t.Errorf("prepared %v, released %v, want both %v", others.prepared, others.released, want)
+	}
+	run, err := cast.start(t.Context(), played, played.containers[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case got := <-run.exited:
+		if got.code != 10 || got.message != "by played" {
+			t.Errorf("got exit %d, %q", got.code, got.message)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("it did not end")
 	}
 }
 

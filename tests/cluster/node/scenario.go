@@ -17,6 +17,14 @@ const (
 	scenarioConfigMap  = "scripted-scenarios"
 )
 
+// Keys of that ConfigMap.
+const (
+	workLabel     = "collect.dev/work" // of the pod
+	workPrefix    = "work."            // followed by the label's value
+	defaultKey    = "default"
+	messageSuffix = ".message"
+)
+
 // Outcome is how a scripted container ends.
 type Outcome string
 
@@ -89,9 +97,12 @@ func (r *scriptedRunner) prepare(context.Context, *worker) error { return nil }
 func (r *scriptedRunner) release(*worker)                        {}
 
 func (r *scriptedRunner) start(ctx context.Context, w *worker, container *containerState) (*execution, error) {
-	text, message, err := r.script(ctx, w)
+	text, message, named, err := r.script(ctx, w)
 	if err != nil {
 		return nil, err
+	}
+	if !named {
+		text = r.agent.Script
 	}
 	scenario, err := ParseScenario(text)
 	if err != nil {
@@ -117,37 +128,67 @@ func (r *scriptedRunner) start(ctx context.Context, w *worker, container *contai
 	return run, nil
 }
 
-// script finds the scenario and message of a pod.
-func (r *scriptedRunner) script(ctx context.Context, w *worker) (scenario, message string, err error) {
+// script finds the scenario and message that the pod or its namespace names for it.
+func (r *scriptedRunner) script(ctx context.Context, w *worker) (scenario, message string, named bool, err error) {
 	scenario, annotated := w.pod.Annotations[scenarioAnnotation]
 	message, hasMessage := w.pod.Annotations[messageAnnotation]
 	if annotated {
-		return scenario, message, nil
+		return scenario, message, true, nil
 	}
 	data, err := r.agent.objects(w.pod.Namespace).configMap(ctx, scenarioConfigMap, true)
 	if err != nil {
-		return "", "", err
+		return "", "", false, err
 	}
-	key := scenarioKey(data, w.pod.Name)
+	key := scenarioKey(data, w.pod.Name, w.pod.Labels[workLabel])
 	if !hasMessage {
-		message = string(data[key+".message"])
+		message = string(data[key+messageSuffix])
 	}
-	if text, there := data[key]; there {
-		return string(text), message, nil
-	}
-	return r.agent.Script, message, nil
+	text, named := data[key]
+	return string(text), message, named, nil
 }
 
-// scenarioKey gives the longest key that the pod's name begins with, else "default".
-func scenarioKey(data map[string][]byte, pod string) string {
-	best := "default"
+// scenarioKey gives the longest key that the pod's name begins with, else that of its work, else "default".
+func scenarioKey(data map[string][]byte, pod, work string) string {
+	best := defaultKey
+	if _, there := data[workPrefix+work]; there && work != "" {
+		best = workPrefix + work
+	}
 	found := 0
 	for key := range data {
-		if strings.HasPrefix(pod, key) && len(key) > found && !strings.HasSuffix(key, ".message") {
+		if strings.HasPrefix(pod, key) && len(key) > found && !strings.HasSuffix(key, messageSuffix) {
 			best, found = key, len(key)
 		}
 	}
 	return best
+}
+
+// castingRunner plays the pods that a scenario is named for and leaves all others to another runner.
+type castingRunner struct {
+	script *scriptedRunner
+	others runner
+}
+
+// prepare decides which; it is the first that a runner is asked.
+func (r *castingRunner) prepare(ctx context.Context, w *worker) error {
+	_, _, named, err := r.script.script(ctx, w)
+	if err != nil {
+		return err
+	}
+	w.played = named
+	return r.of(w).prepare(ctx, w)
+}
+
+func (r *castingRunner) release(w *worker) { r.of(w).release(w) }
+
+func (r *castingRunner) start(ctx context.Context, w *worker, container *containerState) (*execution, error) {
+	return r.of(w).start(ctx, w, container)
+}
+
+func (r *castingRunner) of(w *worker) runner {
+	if w.played {
+		return r.script
+	}
+	return r.others
 }
 
 // play lets time pass and gives the scenario's end.

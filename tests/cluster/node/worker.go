@@ -73,7 +73,9 @@ type worker struct {
 	deadline     time.Time // of a deletion: SIGKILL is due
 	stopping     bool
 	reported     corev1.PodStatus
+	unwritten    bool // the last status has not reached the API server
 	prepared     bool
+	played       bool // process: a scenario is named for it
 	volumes      map[string]string
 	cancelTokens context.CancelFunc
 	began        time.Time // scripted: when its start was first due
@@ -358,7 +360,7 @@ func (w *worker) report(ctx context.Context) {
 	if apiequality.Semantic.DeepEqual(status, w.reported) {
 		return
 	}
-	if w.patch(ctx, status) {
+	if w.unwritten = !w.patch(ctx, status); !w.unwritten {
 		w.reported = status
 	}
 }
@@ -410,13 +412,17 @@ func (w *worker) declareLost() {
 func (w *worker) awaitDeletion(ctx context.Context) {
 	for w.latest.DeletionTimestamp == nil || w.agent.isLost(w.pod.Spec.NodeName) || !isOver(w.reported.Phase) && !isOver(w.latest.Status.Phase) {
 		w.reportOnceMore(ctx)
+		var again <-chan time.Time // nothing is to be done for most: thousands of pods may lie here
+		if w.unwritten {
+			again = time.After(retryInterval)
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-w.gone:
 			return
 		case w.latest = <-w.inbox:
-		case <-time.After(retryInterval):
+		case <-again:
 		}
 	}
 	for ctx.Err() == nil && !w.isGone.Load() {

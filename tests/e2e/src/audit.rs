@@ -3,12 +3,13 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Seek, SeekFrom},
+    path::PathBuf,
 };
 
 use serde::Deserialize;
 
-use crate::Space;
+use crate::{Cluster, Space};
 
 /// One answered request.
 #[derive(Clone, Debug)]
@@ -19,6 +20,8 @@ pub struct Request {
     pub verb: String,
     /// Plural name, and `/subresource` where there is one.
     pub resource: String,
+    /// Namespace of the object, where it has one.
+    pub namespace: String,
     /// Name of the object, where the request has one.
     pub name: String,
     /// HTTP status of the answer.
@@ -26,9 +29,9 @@ pub struct Request {
 }
 
 impl Request {
-    /// Whether it is of a kind that changes something.
+    /// Whether it is of a kind that changes something. A review is a question, though it is asked by create.
     pub fn is_write(&self) -> bool {
-        !matches!(self.verb.as_str(), "get" | "list" | "watch")
+        !matches!(self.verb.as_str(), "get" | "list" | "watch") && !self.resource.ends_with("reviews")
     }
 
     /// Whether it was carried out.
@@ -70,24 +73,51 @@ struct Status {
 
 /// The answered requests about objects of a namespace, in the order of their answers.
 pub fn requests(space: &Space) -> Vec<Request> {
-    let log = space.cluster.state.join("audit.log");
-    let log = BufReader::new(File::open(&log).unwrap_or_else(|error| panic!("{}: {error}", log.display())));
     let of_space = format!("\"namespace\":\"{}\"", space.name);
-    let lines = log.lines().map_while(Result::ok).filter(|line| line.contains(&of_space));
-    lines
-        .filter_map(|line| serde_json::from_str::<Line>(&line).ok())
-        .filter(|line| line.object_ref.namespace == space.name)
-        .map(|line| Request {
-            user: line.user.username,
-            verb: line.verb,
-            resource: match line.object_ref.subresource.as_str() {
-                "" => line.object_ref.resource,
-                subresource => format!("{}/{subresource}", line.object_ref.resource),
-            },
-            name: line.object_ref.name,
-            code: line.response_status.code,
-        })
-        .collect()
+    let lines = lines(space.cluster, 0, now(space.cluster)).filter(|line| line.contains(&of_space));
+    lines.filter_map(|line| request(&line)).filter(|request| request.namespace == space.name).collect()
+}
+
+/// The requests answered between two places, read one after the other: the log of a long run is too large to be held.
+pub fn between(cluster: &Cluster, from: u64, to: u64) -> impl Iterator<Item = Request> + use<> {
+    lines(cluster, from, to).filter_map(|line| request(&line))
+}
+
+/// A place in the log: what was answered so far lies before it.
+pub fn now(cluster: &Cluster) -> u64 {
+    let path = path(cluster);
+    path.metadata().unwrap_or_else(|error| panic!("{}: {error}", path.display())).len()
+}
+
+fn path(cluster: &Cluster) -> PathBuf {
+    cluster.state.join("audit.log")
+}
+
+fn lines(cluster: &Cluster, from: u64, to: u64) -> impl Iterator<Item = String> + use<> {
+    let path = path(cluster);
+    let mut log = File::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    log.seek(SeekFrom::Start(from)).expect("a place in the log can be found");
+    let mut place = from;
+    BufReader::with_capacity(1 << 20, log).lines().map_while(Result::ok).take_while(move |line| {
+        let begins = place;
+        place += line.len() as u64 + 1;
+        begins < to
+    })
+}
+
+fn request(line: &str) -> Option<Request> {
+    let line: Line = serde_json::from_str(line).ok()?;
+    Some(Request {
+        user: line.user.username,
+        verb: line.verb,
+        resource: match line.object_ref.subresource.as_str() {
+            "" => line.object_ref.resource,
+            subresource => format!("{}/{subresource}", line.object_ref.resource),
+        },
+        namespace: line.object_ref.namespace,
+        name: line.object_ref.name,
+        code: line.response_status.code,
+    })
 }
 
 /// Writes of a user that were asked for, carried out or not, by verb and resource.

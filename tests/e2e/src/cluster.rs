@@ -86,7 +86,8 @@ impl Cluster {
         let mut up = launcher();
         up.args(["up", "--name", name, "--node", node.as_str()]);
         if node == Node::Process {
-            up.args(["--cpu", "64", "--memory", "256Gi", "--pods", "500"]);
+            // Room for as many workers as a task may have at once.
+            up.args(["--cpu", "64", "--memory", "256Gi", "--pods", "1100"]);
         }
         let output = up.stdin(Stdio::null()).output().expect("tests/cluster/cluster runs");
         assert!(
