@@ -167,6 +167,12 @@ pub fn redriven(status: &CollectTaskStatus, redrive: Redrive, token: Option<Stri
     if redrive == Redrive::Here {
         new = unfolded(&new);
         new.redrives = Some(new.redrives.unwrap_or_default() + 1);
+        // What had failed counts no more, or failFast would stop the run again before anything is taken up.
+        if let Some(shards) = &mut new.shards {
+            shards.pending += shards.failed + shards.cancelled;
+            (shards.failed, shards.cancelled) = (0, 0);
+        }
+        new.failures.clear();
     }
     new.retried = token;
     new.finished_at = None;

@@ -81,7 +81,8 @@ async fn bytes(store: &dyn ObjectStore, path: &str) -> Vec<u8> {
 pub async fn read(store: &dyn ObjectStore, folder: &str, key: &str) -> Collected {
     let run = current_run(store, folder).await.unwrap_or_else(|| panic!("{folder}/_current.json is there"));
     let objects = list(store, &format!("{folder}/{run}")).await;
-    let lines = bytes(store, &format!("{folder}/{run}/_files.ndjson")).await;
+    let current: Value = serde_json::from_slice(&bytes(store, &format!("{folder}/_current.json")).await).expect("JSON");
+    let lines = bytes(store, &format!("{folder}/{}", current["list"].as_str().expect("it names the file list"))).await;
     let listed: Vec<Value> = serde_json::Deserializer::from_slice(&lines)
         .into_iter()
         .collect::<Result<_, _>>()

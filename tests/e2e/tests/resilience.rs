@@ -121,7 +121,10 @@ async fn a_retry_of_the_root_takes_up_what_failed_and_nothing_else() {
     space
         .until::<CollectTask>("villages", "it has failed once more", SOON, |task| {
             let status = task.status.as_ref();
-            phase(task) == Some(&Phase::Failed) && status.is_some_and(|status| status.redrives == Some(2))
+            phase(task) == Some(&Phase::Failed)
+                && status.is_some_and(|status| {
+                    status.retried.as_deref() == Some("first") && status.failures.iter().any(|f| f.attempts == Some(2))
+                })
         })
         .await;
 
@@ -135,7 +138,11 @@ async fn a_retry_of_the_root_takes_up_what_failed_and_nothing_else() {
     assert!(condition(&task, FAILED).is_none() && condition(&task, STALLED).is_none());
     assert_exact(&space, &world, "villages").await;
     let paths: BTreeSet<_> = world.source.log().into_iter().skip(asked).map(|entry| entry.path).collect();
-    assert_eq!(paths, BTreeSet::from([format!("/api/districts/{district}/villages")]), "only what failed is read again");
+    assert_eq!(
+        paths,
+        BTreeSet::from([format!("/api/districts/{district}/villages")]),
+        "only what failed is read again"
+    );
     let report = space.reports().get("villages-r1").await.unwrap().status.unwrap();
     assert_eq!(report.verdict, Some(Verdict::Pass));
     assert_eq!(report.rounds.len(), 3, "the report tells of every round: {:?}", report.rounds);
@@ -417,7 +424,8 @@ async fn each_hook_is_called_once_at_its_moment() {
             "auth": {"bearer": {"secretRef": {"name": "registry", "key": "token"}}},
         }}})
     };
-    let hooks = json!({"beforeStart": hook("before"), "afterSuccess": hook("success"), "afterFailure": hook("failure")});
+    let hooks =
+        json!({"beforeStart": hook("before"), "afterSuccess": hook("success"), "afterFailure": hook("failure")});
     let mut spec = world.villages("villages");
     spec["hooks"] = hooks.clone();
     space.create("villages", spec).await;

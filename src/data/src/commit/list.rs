@@ -14,13 +14,10 @@ use crate::{
 /// Name of the file list in a run's folder.
 pub const LIST: &str = "_files.ndjson";
 
-/// Name of the file list of a commit. What was committed in part and then completed by a retry gets another one; readers find
-/// the valid one through `_current.json`.
-pub fn name(revision: i32) -> String {
-    match (revision, LIST.split_once('.')) {
-        (1.., Some((stem, extension))) => format!("{stem}-{revision}.{extension}"),
-        _ => LIST.to_owned(),
-    }
+/// Name of the file list of a later commit of the same run.
+pub fn later(revision: i32) -> String {
+    let (stem, extension) = LIST.split_once('.').unwrap_or((LIST, "ndjson"));
+    format!("{stem}-{revision}.{extension}")
 }
 /// Manifests that are read, or objects that are removed, at once.
 const AT_ONCE: usize = 16;

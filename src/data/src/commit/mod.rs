@@ -100,22 +100,36 @@ pub async fn commit(
     check_current(&store, identity).await?;
     let visible = list::read(&store, identity).await?;
     check_complete(&visible, identity, work)?;
-    let list_path = format!("{}/{}", identity.run_folder(), list::name(work.revision));
+    let lines = lines(&visible.parts)?;
+    let list = put_list(&store, identity, work.revision, &lines).await?;
     let mut result = CommitResult {
         files: i64::try_from(visible.parts.len()).unwrap_or(i64::MAX),
         records: visible.records,
         bytes: visible.parts.iter().map(|part| part.bytes).sum(),
         removed: 0,
-        list: list_path.clone(),
+        list,
     };
-    let lines = lines(&visible.parts)?;
-    if let Created::Theirs(_) = store.create(&list_path, &lines).await? {
-        return Err(CommitError::ListDiffers { path: list_path }.into());
-    }
     result.removed = list::remove_unnamed(&store, identity, &visible).await?;
     move_current(&store, identity, &result).await?;
     prune::prune(&store, identity, work.keep_runs).await?;
     Ok(result)
+}
+
+/// Writes the file list and gives back its path. A run that was committed in part and then completed by a retry gets a second
+/// one: a list that readers may have open is never written over. `_current.json` names the valid one.
+async fn put_list(store: &Store, identity: &Identity, revision: i32, lines: &bytes::Bytes) -> Result<String, Error> {
+    let first = format!("{}/{LIST}", identity.run_folder());
+    if store.create(&first, lines).await? == Created::Ours {
+        return Ok(first);
+    }
+    if revision == 0 {
+        return Err(CommitError::ListDiffers { path: first }.into());
+    }
+    let later = format!("{}/{}", identity.run_folder(), list::later(revision));
+    match store.create(&later, lines).await? {
+        Created::Ours => Ok(later),
+        Created::Theirs(_) => Err(CommitError::ListDiffers { path: later }.into()),
+    }
 }
 
 fn check_complete(visible: &Visible, identity: &Identity, work: &CommitWork) -> Result<(), CommitError> {
