@@ -22,7 +22,6 @@ use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tower_service::Service;
 
@@ -32,7 +31,7 @@ use crate::listen::{Reset, cut, listen};
 use crate::options::{Effect, Options};
 use crate::paging::{self, Asked, Params, Place};
 use crate::registry::{Registry, Row};
-use crate::trigger::Trigger;
+use crate::trigger::Faults;
 
 /// Where hooks are received; what they bring is kept in the log.
 const HOOKS: &str = "/api/hooks/";
@@ -125,7 +124,7 @@ impl Controlled for Control {
 
     fn set_options(&self, options: Options) {
         let before = std::mem::replace(&mut *self.slot(), Arc::new(Rules::new(options)));
-        before.holding.close();
+        before.faults.release();
     }
 
     fn journal(&self) -> &Journal {
@@ -137,19 +136,16 @@ impl Controlled for Control {
 #[derive(Debug)]
 struct Rules {
     options: Options,
-    triggers: Vec<Trigger>,
+    faults: Faults<Effect>,
     bucket: Mutex<(f64, Instant)>,
-    /// Closed once other options are in force.
-    holding: Semaphore,
 }
 
 impl Rules {
     fn new(options: Options) -> Self {
-        let trigger =
-            |(salt, fault): (u64, &crate::options::Fault)| Trigger::new(fault.when.clone(), options.seed, salt);
-        let triggers = (0u64..).zip(&options.faults).map(trigger).collect();
+        let faults = options.faults.iter().map(|fault| (fault.effect.clone(), fault.when.clone()));
+        let faults = Faults::new(faults, options.seed);
         let bucket = Mutex::new((Self::burst(&options), Instant::now()));
-        Self { options, triggers, bucket, holding: Semaphore::new(0) }
+        Self { options, faults, bucket }
     }
 
     fn burst(options: &Options) -> f64 {
@@ -184,12 +180,6 @@ impl Rules {
     fn carries_credentials(&self, headers: &HeaderMap) -> bool {
         let key = self.options.api_key.as_ref().is_some_and(|key| headers.contains_key(key.header.as_str()));
         key || headers.contains_key(header::AUTHORIZATION)
-    }
-
-    fn effects(&self, method: &str, uri: &Uri) -> Vec<Effect> {
-        let (path, query) = (uri.path(), uri.query().unwrap_or_default());
-        let pairs = self.options.faults.iter().zip(&self.triggers);
-        pairs.filter(|(_, trigger)| trigger.fires(method, path, query)).map(|(fault, _)| fault.effect.clone()).collect()
     }
 }
 
@@ -249,7 +239,7 @@ async fn gate(State(control): State<Control>, mut request: Request, next: Next) 
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         return finish(&ticket, response, &[], false).await;
     }
-    let effects = Arc::new(rules.effects(&method, &uri));
+    let effects = Arc::new(rules.faults.on(&method, uri.path(), uri.query().unwrap_or_default()));
     for effect in effects.iter() {
         ticket.fault(effect.name());
     }
@@ -280,7 +270,7 @@ async fn instead(effect: &Effect, rules: &Rules) -> Option<Response> {
             None
         }
         Effect::Hold => {
-            let _ = rules.holding.acquire().await;
+            rules.faults.hold().await;
             None
         }
         Effect::Stuck => std::future::pending().await,

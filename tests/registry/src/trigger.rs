@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 /// Selects requests: first by what they are, then by their number among the matching ones (counted from 1).
 /// The default selects every request.
@@ -78,6 +79,38 @@ impl Trigger {
         }
         let n = self.matched.fetch_add(1, Ordering::Relaxed) + 1;
         self.when.hits(n, self.seed, self.salt)
+    }
+}
+
+/// The faults of a server: effects with the requests that they hit.
+#[derive(Debug)]
+pub struct Faults<E> {
+    faults: Vec<(E, Trigger)>,
+    /// Has no permit, and is closed once other faults are in force.
+    held: Semaphore,
+}
+
+impl<E: Clone> Faults<E> {
+    /// Faults that have hit nothing yet.
+    pub fn new(faults: impl IntoIterator<Item = (E, When)>, seed: u64) -> Self {
+        let fault = |(salt, (effect, when))| (effect, Trigger::new(when, seed, salt));
+        Self { faults: (0u64..).zip(faults).map(fault).collect(), held: Semaphore::new(0) }
+    }
+
+    /// The effects on a request, which counts.
+    pub fn on(&self, method: &str, path: &str, query: &str) -> Vec<E> {
+        let hits = self.faults.iter().filter(|(_, trigger)| trigger.fires(method, path, query));
+        hits.map(|(effect, _)| effect.clone()).collect()
+    }
+
+    /// Returns once these faults are no longer in force.
+    pub async fn hold(&self) {
+        let _ = self.held.acquire().await;
+    }
+
+    /// These faults are no longer in force: what is held goes on.
+    pub fn release(&self) {
+        self.held.close();
     }
 }
 

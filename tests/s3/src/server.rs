@@ -13,7 +13,7 @@ use bytes::Bytes;
 use collect_registry::control::{self, Controlled};
 use collect_registry::journal::{Entry, Journal, Ticket};
 use collect_registry::listen::{Reset, cut, listen};
-use collect_registry::trigger::Trigger;
+use collect_registry::trigger::Faults;
 use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use s3s::access::S3Access;
@@ -23,7 +23,6 @@ use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{S3Request, S3Result};
 use s3s_fs::FileSystem;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tower_service::Service;
 
@@ -190,7 +189,7 @@ impl Controlled for Control {
 
     fn set_options(&self, options: Options) {
         let before = std::mem::replace(&mut *self.slot(), Arc::new(Rules::new(options)));
-        before.holding.close();
+        before.faults.release();
     }
 
     fn journal(&self) -> &Journal {
@@ -202,22 +201,13 @@ impl Controlled for Control {
 #[derive(Debug)]
 struct Rules {
     options: Options,
-    triggers: Vec<Trigger>,
-    /// Closed once other options are in force.
-    holding: Semaphore,
+    faults: Faults<Effect>,
 }
 
 impl Rules {
     fn new(options: Options) -> Self {
-        let trigger = |(salt, fault): (u64, &Fault)| Trigger::new(fault.when.clone(), options.seed, salt);
-        let triggers = (0u64..).zip(&options.faults).map(trigger).collect();
-        Self { options, triggers, holding: Semaphore::new(0) }
-    }
-
-    fn effects(&self, method: &Method, path: &str, query: &str) -> Vec<Effect> {
-        let pairs = self.options.faults.iter().zip(&self.triggers);
-        let hits = pairs.filter(|(_, trigger)| trigger.fires(method.as_str(), path, query));
-        hits.map(|(fault, _)| fault.effect.clone()).collect()
+        let faults = options.faults.iter().map(|fault| (fault.effect.clone(), fault.when.clone()));
+        Self { faults: Faults::new(faults, options.seed), options }
     }
 }
 
@@ -258,7 +248,7 @@ impl Front {
         let signed = request.headers().contains_key(header::AUTHORIZATION);
         let ticket = self.control.journal.begin(request.method().as_str(), &path, &query, signed);
         let rules = self.control.rules();
-        let effects = rules.effects(request.method(), &path, &query);
+        let effects = rules.faults.on(request.method().as_str(), &path, &query);
         for effect in &effects {
             ticket.fault(effect.name());
         }
@@ -267,7 +257,7 @@ impl Front {
                 Effect::SlowDown => return finish(&ticket, refused(503)),
                 Effect::Status { code } => return finish(&ticket, refused(*code)),
                 Effect::Delay { milliseconds } => tokio::time::sleep(Duration::from_millis(*milliseconds)).await,
-                Effect::Hold => drop(rules.holding.acquire().await),
+                Effect::Hold => rules.faults.hold().await,
                 Effect::Stuck => std::future::pending().await,
                 Effect::ResetBefore => return reset(),
                 Effect::ResetAfter | Effect::Cut | Effect::IgnoreConditions => {}

@@ -8,7 +8,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::{
     Error,
-    sink::{FilePart, Kind, MANIFEST, Manifest, SinkError, Store},
+    sink::{FilePart, Kind, Listed, MANIFEST, Manifest, SinkError, Store},
 };
 
 /// Name of the file list in a run's folder.
@@ -31,6 +31,8 @@ pub struct Visible {
     pub records: i64,
     /// Their parts, sorted by path.
     pub parts: Vec<FilePart>,
+    /// When the last manifest was written, in milliseconds since the epoch, by the store's clock.
+    pub newest_ms: Option<i64>,
     /// Paths of everything that stays.
     keep: BTreeSet<String>,
 }
@@ -50,9 +52,9 @@ impl Visible {
 /// # Errors
 /// When one belongs to another identity or can't be read.
 pub async fn read(store: &Store, identity: &Identity) -> Result<Visible, Error> {
-    let listed = store.list(&identity.run_folder()).await?;
-    let manifests = listed.into_iter().map(|object| object.path).filter(|path| path.ends_with(&format!("/{MANIFEST}")));
-    let read = manifests.map(|path| async move {
+    let found = manifests(store, &identity.run_folder()).await?;
+    let mut visible = Visible { newest_ms: newest(&found), ..Visible::default() };
+    let read = found.into_iter().map(|Listed { path, .. }| async move {
         let (bytes, _) = store.get(&path).await?.ok_or_else(|| SinkError::NotFound {
             path: path.clone(),
             cause: "it was removed while the run was committed".into(),
@@ -61,13 +63,31 @@ pub async fn read(store: &Store, identity: &Identity) -> Result<Visible, Error> 
         check(&path, &manifest, identity)?;
         Ok::<_, SinkError>((path, manifest))
     });
-    let mut visible = Visible::default();
     let mut found = stream::iter(read).buffer_unordered(AT_ONCE);
     while let Some((path, manifest)) = found.try_next().await? {
         visible.add(path, manifest);
     }
     visible.parts.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(visible)
+}
+
+/// The manifests below a run's folder.
+async fn manifests(store: &Store, folder: &str) -> Result<Vec<Listed>, SinkError> {
+    let mut listed = store.list(folder).await?;
+    listed.retain(|object| object.path.ends_with(&format!("/{MANIFEST}")));
+    Ok(listed)
+}
+
+fn newest(manifests: &[Listed]) -> Option<i64> {
+    manifests.iter().map(|object| object.changed_ms).max()
+}
+
+/// When the last manifest below a run's folder was written, by the store's clock.
+///
+/// # Errors
+/// When the sink fails.
+pub async fn newest_ms(store: &Store, folder: &str) -> Result<Option<i64>, SinkError> {
+    Ok(newest(&manifests(store, folder).await?))
 }
 
 /// A manifest of this run lies where its own identity says.

@@ -110,8 +110,8 @@ pub async fn commit(
         list,
     };
     result.removed = list::remove_unnamed(&store, identity, &visible).await?;
-    move_current(&store, identity, &result).await?;
-    prune::prune(&store, identity, work.keep_runs).await?;
+    move_current(&store, identity, &result, visible.newest_ms).await?;
+    prune::prune(&store, identity, visible.newest_ms, work.keep_runs).await?;
     Ok(result)
 }
 
@@ -157,8 +157,26 @@ async fn check_current(store: &Store, identity: &Identity) -> Result<Option<(Cur
     }
 }
 
-/// Points `_current.json` to this run, never from a newer run of the same root to an older one.
-async fn move_current(store: &Store, identity: &Identity, result: &CommitResult) -> Result<(), Error> {
+/// Whether the valid run is one of a later task of this name. A task that was deleted and created again takes over its
+/// own folder, and nothing says which of two uids is the later one but when their data was complete, by the store's clock.
+async fn is_overtaken(
+    store: &Store,
+    identity: &Identity,
+    current: &Current,
+    own_ms: Option<i64>,
+) -> Result<bool, SinkError> {
+    let is_foreign = current.root_uid.as_ref().is_some_and(|uid| *uid != identity.root_uid);
+    let (true, Some(folder), Some(own)) = (is_foreign, &current.folder, own_ms) else { return Ok(false) };
+    Ok(list::newest_ms(store, folder).await?.is_some_and(|theirs| theirs > own))
+}
+
+/// Points `_current.json` to this run, never from a newer run to an older one. `own_ms` is when this run was complete.
+async fn move_current(
+    store: &Store,
+    identity: &Identity,
+    result: &CommitResult,
+    own_ms: Option<i64>,
+) -> Result<(), Error> {
     let wanted = Current {
         run: Some(identity.run),
         root_uid: Some(identity.root_uid.clone()),
@@ -173,6 +191,10 @@ async fn move_current(store: &Store, identity: &Identity, result: &CommitResult)
     for _ in 0..MOVE_TRIES {
         let moved = match check_current(store, identity).await? {
             Some((current, _)) if current == wanted => true,
+            Some((current, _)) if is_overtaken(store, identity, &current, own_ms).await? => {
+                let newer = current.run.unwrap_or_default();
+                return Err(CommitError::Superseded { newer, run: identity.run }.into());
+            }
             Some((_, version)) => store.replace(CURRENT, &bytes, &version).await?,
             None => store.create(CURRENT, &bytes).await? == Created::Ours,
         };

@@ -23,15 +23,16 @@ impl Folder {
 }
 
 /// The folders to remove. Kept are this run and, of the older ones, those committed last; a run that was never committed
-/// counts as older than all that were. Runs of a task of the same name that was deleted are removed only if they were
-/// committed: of others it is not known that they are older. Pure.
-pub fn superfluous(folders: &[Folder], identity: &Identity, keep_runs: i32) -> Vec<String> {
+/// counts as older than all that were. Runs of another task of the same name are removed only if they were committed
+/// before this run was complete, at `own_ms`: of others it is not known that they are older. Pure.
+pub fn superfluous(folders: &[Folder], identity: &Identity, own_ms: Option<i64>, keep_runs: i32) -> Vec<String> {
     let own_uid: String = identity.root_uid.chars().take(8).collect();
     let mut older: Vec<(&Folder, i64)> = folders
         .iter()
         .filter_map(|folder| {
             let (run, uid) = folder.run()?;
-            let is_older = if uid == own_uid { run < identity.run } else { folder.committed_ms.is_some() };
+            let was_before = || folder.committed_ms.zip(own_ms).is_some_and(|(theirs, own)| theirs < own);
+            let is_older = if uid == own_uid { run < identity.run } else { was_before() };
             is_older.then_some((folder, run))
         })
         .collect();
@@ -44,13 +45,13 @@ pub fn superfluous(folders: &[Folder], identity: &Identity, keep_runs: i32) -> V
 ///
 /// # Errors
 /// When the sink fails.
-pub async fn prune(store: &Store, identity: &Identity, keep_runs: i32) -> Result<(), Error> {
+pub async fn prune(store: &Store, identity: &Identity, own_ms: Option<i64>, keep_runs: i32) -> Result<(), Error> {
     let mut folders = Vec::new();
     for name in store.folders("runs").await? {
         let committed_ms = store.head(&format!("runs/{name}/{LIST}")).await?.map(|head| head.changed_ms);
         folders.push(Folder { name, committed_ms });
     }
-    for name in superfluous(&folders, identity, keep_runs) {
+    for name in superfluous(&folders, identity, own_ms, keep_runs) {
         let folder = format!("runs/{name}");
         let list = format!("{folder}/{LIST}");
         let objects = store.list(&folder).await?;
@@ -89,6 +90,7 @@ mod tests {
             folder("5-aaaaaaaa", None),
             folder("9-bbbbbbbb", Some(5)),
             folder("8-bbbbbbbb", None),
+            folder("1-cccccccc", Some(41)),
             folder("x", Some(1)),
         ];
         for (keep, wanted) in [
@@ -97,7 +99,7 @@ mod tests {
             (4, vec!["3-aaaaaaaa"]),
             (100, vec![]),
         ] {
-            assert_eq!(superfluous(&folders, &identity(4), keep), wanted, "keep {keep}");
+            assert_eq!(superfluous(&folders, &identity(4), Some(39), keep), wanted, "keep {keep}");
         }
     }
 }

@@ -111,6 +111,31 @@ async fn older_runs_are_pruned_and_never_come_back() {
 }
 
 #[tokio::test]
+async fn a_commit_that_comes_too_late_undoes_nothing_of_a_later_task_of_the_same_name() {
+    for on_s3 in [true, false] {
+        let lab = Lab::small().await;
+        let lab = if on_s3 { lab.on_s3().await } else { lab };
+        let of = |uid: &str, run| Identity { root_uid: format!("{uid}-0000"), run, ..identity() };
+        // The task was deleted with its commit still to come, on a node that is out of reach.
+        slice(&lab, of("aaaaaaaa", 7)).await;
+        for run in 1..=3 {
+            slice(&lab, of("bbbbbbbb", run)).await;
+            lab.commit(of("bbbbbbbb", run), CommitWork { keep_runs: 3, ..work(1) }).await.unwrap();
+        }
+        let before = (current(&lab), files(&lab, "runs/1-bbbbbbbb"), files(&lab, "runs/3-bbbbbbbb"));
+        let late = lab.commit(of("aaaaaaaa", 7), CommitWork { keep_runs: 1, ..work(1) }).await;
+        let error = late.unwrap_err();
+        assert_eq!((error.category(), error.class()), ("Superseded", Class::Fenced), "{error}");
+        assert_eq!((current(&lab), files(&lab, "runs/1-bbbbbbbb"), files(&lab, "runs/3-bbbbbbbb")), before);
+        // A task that is created again later takes over all the same.
+        slice(&lab, of("cccccccc", 1)).await;
+        lab.commit(of("cccccccc", 1), CommitWork { keep_runs: 1, ..work(1) }).await.unwrap();
+        assert_eq!(current(&lab)["folder"], "runs/1-cccccccc");
+        assert_eq!(files(&lab, "runs/3-bbbbbbbb"), Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
 async fn a_commit_that_is_cut_off_anywhere_is_completed_by_the_next() {
     let count = {
         let lab = Lab::small().await.on_s3().await;

@@ -43,54 +43,57 @@ fn garbled(mut checkpoint: Checkpoint) -> Checkpoint {
     checkpoint
 }
 
+/// Kills a slice in its last item and goes on from a cursor that the source refuses: with a status, or because the token
+/// is none of its own.
+async fn forget((name, source, by_status): (&str, Value, bool)) {
+    let lab = Lab::small().await;
+    let items = provinces(&lab);
+    let all = undisturbed(&source, &items).await;
+    let last = lab.held(4).iter().filter(|code| code.starts_with("65")).count() as i64;
+    let start = (0..all.len()).find(|n| records(&all[*n..]) == last).unwrap();
+    let done = all.len() - 2;
+    assert!(done > start + 2, "{name}: the kill is in the middle of the last item");
+    let when = When { skip: done as u64, ..When::default() };
+    let mut checkpoint = killed(&lab, &source, &items, when, 1).await;
+    let seq = checkpoint.seq;
+    if by_status {
+        let gone = Effect::Status { code: 410, retry_after_seconds: None };
+        lab.registry.control.set_options(Options::faults([gone.first(1)]));
+    } else {
+        checkpoint = garbled(checkpoint);
+    }
+
+    let before = asked(&lab).len();
+    let work = CollectWork { items, checkpoint: Some(checkpoint) };
+    let mut assignment = lab.assignment(source.clone(), Work::Collect(work.clone()));
+    assignment.attempt = 2;
+    let settings = collect_data::Settings { part_bytes: 1, ..lab.settings("2bbbbbbb") };
+    let control = control(1);
+    let ending = collect_data::collect(&assignment, &work, &settings, &control).await;
+    let Ok(Ending::Done(result)) = ending else { panic!("{name}: {ending:?}") };
+
+    let after = asked(&lab).split_off(before);
+    assert_eq!(after[0].1, 0, "{name}: the forgotten cursor is refused");
+    assert_eq!(after[1..], all[start..], "{name}: the item starts again, and no other");
+    assert_eq!(control.written().0, last, "{name}");
+    assert!(control.progress().checkpoint.unwrap().seq > seq, "{name}");
+    assert_eq!(lab.codes(), lab.held(4), "{name}");
+    let tally = result.tally;
+    assert_eq!((tally.records, tally.source, tally.duplicates), (ALL, ALL, Some(0)), "{name}");
+    assert_eq!((tally.items, tally.moved, tally.samples.len()), (3, 0, 0), "{name}");
+    for part in lab.manifest(&identity()).parts {
+        let of_last = part.levels["province"].contains("65");
+        assert_eq!(part.path.contains("/2-2bbbbbbb/"), of_last, "{name}: {part:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_forgotten_cursor_starts_the_item_again_without_its_parts() {
-    for (name, source, knows) in styles() {
-        for by_status in [true, false] {
-            if !by_status && !knows {
-                continue;
-            }
-            let lab = Lab::small().await;
-            let items = provinces(&lab);
-            let all = undisturbed(&source, &items).await;
-            let last = lab.held(4).iter().filter(|code| code.starts_with("65")).count() as i64;
-            let start = (0..all.len()).find(|n| records(&all[*n..]) == last).unwrap();
-            let done = all.len() - 2;
-            assert!(done > start + 2, "{name}: the kill is in the middle of the last item");
-            let when = When { skip: done as u64, ..When::default() };
-            let mut checkpoint = killed(&lab, &source, &items, when, 1).await;
-            let seq = checkpoint.seq;
-            if by_status {
-                let gone = Effect::Status { code: 410, retry_after_seconds: None };
-                lab.registry.control.set_options(Options::faults([gone.first(1)]));
-            } else {
-                checkpoint = garbled(checkpoint);
-            }
-
-            let before = asked(&lab).len();
-            let work = CollectWork { items, checkpoint: Some(checkpoint) };
-            let mut assignment = lab.assignment(source.clone(), Work::Collect(work.clone()));
-            assignment.attempt = 2;
-            let settings = collect_data::Settings { part_bytes: 1, ..lab.settings("2bbbbbbb") };
-            let control = control(1);
-            let ending = collect_data::collect(&assignment, &work, &settings, &control).await;
-            let Ok(Ending::Done(result)) = ending else { panic!("{name}: {ending:?}") };
-
-            let after = asked(&lab).split_off(before);
-            assert_eq!(after[0].1, 0, "{name}: the forgotten cursor is refused");
-            assert_eq!(after[1..], all[start..], "{name}: the item starts again, and no other");
-            assert_eq!(control.written().0, last, "{name}");
-            assert!(control.progress().checkpoint.unwrap().seq > seq, "{name}");
-            assert_eq!(lab.codes(), lab.held(4), "{name}");
-            let tally = result.tally;
-            assert_eq!((tally.records, tally.source, tally.duplicates), (ALL, ALL, Some(0)), "{name}");
-            assert_eq!((tally.items, tally.moved, tally.samples.len()), (3, 0, 0), "{name}");
-            for part in lab.manifest(&identity()).parts {
-                let of_last = part.levels["province"].contains("65");
-                assert_eq!(part.path.contains("/2-2bbbbbbb/"), of_last, "{name}: {part:?}");
-            }
-        }
-    }
+    let both = styles().into_iter().flat_map(|(name, source, knows)| {
+        let by_token = knows.then_some((name, source.clone(), false));
+        [(name, source, true)].into_iter().chain(by_token)
+    });
+    futures::future::join_all(both.map(forget)).await;
 }
 
 #[tokio::test]
@@ -98,8 +101,7 @@ async fn items_that_share_parts_go_back_together() {
     let source = styles()[0].1.clone();
     let gone = || Effect::Status { code: 404, retry_after_seconds: None };
     for part_bytes in [1, 3_000, 10_000, 20_000] {
-        let mut kept = 0;
-        for skip in (4..22).step_by(3) {
+        let kept = futures::future::join_all((4..22).step_by(3).map(async |skip| {
             let lab = Lab::small().await;
             let items: Vec<Item> = provinces(&lab);
             let when = When { skip, ..When::default() };
@@ -113,9 +115,9 @@ async fn items_that_share_parts_go_back_together() {
             assert_eq!(lab.codes(), lab.held(4), "{part_bytes}, {skip}");
             assert_eq!((result.tally.items, result.tally.duplicates), (3, Some(0)), "{part_bytes}, {skip}");
             let parts = lab.manifest(&identity()).parts;
-            kept += parts.iter().filter(|part| part.path.contains("/1-1bbbbbbb/")).count();
-        }
-        assert!(kept > 0, "{part_bytes}: what was finished is kept");
+            parts.iter().filter(|part| part.path.contains("/1-1bbbbbbb/")).count()
+        }));
+        assert!(kept.await.into_iter().sum::<usize>() > 0, "{part_bytes}: what was finished is kept");
     }
 }
 

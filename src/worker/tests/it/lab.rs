@@ -1,4 +1,4 @@
-//! A source, a volume, and the program with its environment.
+//! A source, a sink, and the program with its environment.
 
 use std::{
     path::PathBuf,
@@ -14,6 +14,7 @@ use collect_api::{
     },
 };
 use collect_registry::{Options, Registry, Running, serve};
+use collect_s3::S3Server;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -21,6 +22,7 @@ pub struct Lab {
     pub registry: Running,
     pub dir: TempDir,
     pub endpoint: Option<Endpoint>,
+    pub s3: Option<collect_s3::Running>,
 }
 
 /// A program that runs.
@@ -40,16 +42,34 @@ pub struct Ended {
 impl Lab {
     pub async fn with(registry: Registry, options: Options) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        for folder in ["volume", "secrets/registry"] {
+        for folder in ["volume", "secrets/lake", "secrets/registry"] {
             std::fs::create_dir_all(dir.path().join(folder)).unwrap();
         }
         std::fs::write(dir.path().join("secrets/registry/token"), "tok-s3cret\n").unwrap();
         let registry = serve(registry, options, "127.0.0.1:0".parse().unwrap()).await.unwrap();
-        Self { registry, dir, endpoint: None }
+        Self { registry, dir, endpoint: None, s3: None }
     }
 
     pub async fn small() -> Self {
         Self::with(Registry::small(), Options::default()).await
+    }
+
+    /// The same with an S3 server as sink.
+    pub async fn on_s3(mut self) -> Self {
+        let s3 = S3Server::start(self.dir.path().join("s3"), ["lake"]).await.unwrap();
+        std::fs::write(self.dir.path().join("secrets/lake/access_key_id"), &s3.access_key).unwrap();
+        std::fs::write(self.dir.path().join("secrets/lake/secret_access_key"), &s3.secret_key).unwrap();
+        self.s3 = Some(s3);
+        self
+    }
+
+    fn sink(&self) -> Value {
+        match &self.s3 {
+            None => json!({"objectStore": {"url": "file:///villages"}}),
+            Some(s3) => json!({"objectStore": {
+                "url": "s3://lake/villages", "endpoint": s3.endpoint, "secretRef": {"name": "lake"}
+            }}),
+        }
     }
 
     pub fn assignment(&self, source: Value, work: Work) -> Assignment {
@@ -73,7 +93,7 @@ impl Lab {
             },
             attempt: 1,
             source: serde_json::from_value(json!({"http": http})).unwrap(),
-            sink: serde_json::from_value(json!({"objectStore": {"url": "file:///villages"}})).unwrap(),
+            sink: serde_json::from_value(self.sink()).unwrap(),
             record: serde_json::from_value(json!({"key": ["code"]})).unwrap(),
             endpoint: self.endpoint.clone(),
             rate_share: RateShare { requests_per_second: None, concurrency: Some(1) },
@@ -116,14 +136,23 @@ impl Lab {
         until(|| self.registry.log().len() >= count).await;
     }
 
-    /// Codes of the records that the manifest makes visible.
+    /// Folder in which the sink's objects lie as files.
+    pub fn files(&self) -> PathBuf {
+        self.dir.path().join(if self.s3.is_some() { "s3/lake/villages" } else { "volume/villages" })
+    }
+
+    /// The slice's manifest, if there is one.
+    pub fn manifest(&self) -> Option<String> {
+        std::fs::read_to_string(self.files().join("runs/1-3f9c2a71/0/manifest.json")).ok()
+    }
+
+    /// Codes of the records that the manifest makes visible, after checking that each part is what it says.
     pub fn codes(&self) -> Vec<String> {
-        let base = self.dir.path().join("volume/villages");
-        let manifest = std::fs::read(base.join("runs/1-3f9c2a71/0/manifest.json")).unwrap();
-        let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+        let manifest: Value = serde_json::from_str(&self.manifest().unwrap()).unwrap();
         let mut codes = Vec::new();
         for part in manifest["parts"].as_array().unwrap() {
-            let bytes = std::fs::read(base.join(part["path"].as_str().unwrap())).unwrap();
+            let bytes = std::fs::read(self.files().join(part["path"].as_str().unwrap())).unwrap();
+            assert_eq!(blake3::hash(&bytes).to_hex().as_str(), part["hash"], "{part}");
             let text = String::from_utf8(zstd::decode_all(bytes.as_slice()).unwrap()).unwrap();
             for line in text.lines() {
                 codes.push(serde_json::from_str::<Value>(line).unwrap()["code"].as_str().unwrap().to_owned());
@@ -139,9 +168,25 @@ impl Lab {
 }
 
 impl Worker {
-    pub fn terminate(&self) {
+    fn signal(&self, signal: &str) {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    pub fn terminate(&self) {
+        self.signal("-TERM");
+    }
+
+    /// Stops it in the middle of whatever it does, as a node does that is out of breath.
+    pub async fn freeze(&self) {
+        self.signal("-STOP");
+        let stat = format!("/proc/{}/stat", self.child.id());
+        // The state is the field behind the name, which stands in brackets.
+        until(|| std::fs::read_to_string(&stat).unwrap().rsplit_once(')').unwrap().1.starts_with(" T")).await;
+    }
+
+    pub fn thaw(&self) {
+        self.signal("-CONT");
     }
 
     pub fn kill(mut self) {
@@ -167,6 +212,14 @@ impl Worker {
         let bytes = std::fs::read(&self.termination).unwrap();
         assert!(bytes.len() <= 4096);
         Ended { code: status.code().unwrap_or(-1), message: serde_json::from_slice(&bytes).unwrap(), logs }
+    }
+}
+
+/// A test that fails leaves no process behind, least of all a frozen one.
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -13,3 +13,4 @@ mod endings;
 mod lab;
 mod operator;
 mod reports;
+mod zombies;

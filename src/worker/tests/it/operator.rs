@@ -19,6 +19,8 @@ struct Inner {
     /// Calls that are refused before the first one is answered.
     refuse: Vec<u16>,
     directive: Option<Directive>,
+    /// Attempts below this one are told to abort.
+    newest: i32,
 }
 
 impl Operator {
@@ -28,6 +30,11 @@ impl Operator {
 
     pub fn direct(&self, directive: Directive) {
         self.0.lock().unwrap().directive = Some(directive);
+    }
+
+    /// From now on only this attempt may go on, and later ones.
+    pub fn fence(&self, newest: i32) {
+        self.0.lock().unwrap().newest = newest;
     }
 
     pub fn reports(&self) -> Vec<ProgressReport> {
@@ -87,9 +94,11 @@ async fn progress(
 ) -> Result<Json<ProgressAnswer>, StatusCode> {
     operator.admit(&headers)?;
     let mut inner = operator.0.lock().unwrap();
+    let is_superseded = report.attempt < inner.newest;
     inner.reports.push(report);
+    let directive = inner.directive.clone().unwrap_or(Directive::Continue);
     Ok(Json(ProgressAnswer {
-        directive: inner.directive.clone().unwrap_or(Directive::Continue),
+        directive: if is_superseded { Directive::Abort } else { directive },
         report_after_ms: 50,
         rate_share: RateShare { requests_per_second: None, concurrency: Some(1) },
     }))
