@@ -13,8 +13,11 @@ pub type Transition<P> = (Option<P>, P, &'static str);
 pub const TASK: &[Transition<Phase>] = &[
     (None, Phase::Pending, "a run begins"),
     (Some(Phase::Pending), Phase::Planning, "dependencies and beforeStart are done: the planner starts"),
-    (Some(Phase::Pending), Phase::Running, "a child begins, below a sealed plan"),
-    (Some(Phase::Pending), Phase::Validating, "a child without work begins"),
+    (None, Phase::Running, "a child begins, below a sealed plan"),
+    (None, Phase::Validating, "a child without work begins"),
+    (None, Phase::Paused, "a child begins, and desiredState is Paused"),
+    (None, Phase::Cancelled, "a child begins, and desiredState is Cancelled"),
+    (None, Phase::Failed, "a child begins, and the run was stopped"),
     (Some(Phase::Pending), Phase::Paused, "desiredState is Paused"),
     (Some(Phase::Pending), Phase::Cancelled, "desiredState is Cancelled"),
     (Some(Phase::Pending), Phase::Failed, "beforeStart failed, or the run was stopped"),
