@@ -212,6 +212,18 @@ fn older_attempts_are_summed_up_and_disruptions_do_not_count_as_failures() {
 }
 
 #[test]
+fn a_worker_of_an_attempt_that_is_over_is_superseded_however_long_ago_it_was() {
+    let mut book = Book::default();
+    for n in 1..=LISTED as i32 + 2 {
+        assert!(!book.entries().is_superseded(n), "it may come into view before its ledger");
+        book.authorise(&policy(), ME, 0);
+        assert!(!book.entries().is_superseded(n), "it is live");
+        book.end(&policy(), &ended(Outcome::Disrupted, ""), 0);
+        assert!((1..=n).all(|n| book.entries().is_superseded(n)), "{n}");
+    }
+}
+
+#[test]
 fn an_override_has_a_budget_of_its_own() {
     let over = |on: &str, attempts| collect_api::task::RetryOverride {
         on: vec![on.into()],
