@@ -197,6 +197,18 @@ fn what_was_committed_is_done_whatever_is_forgiven() {
 }
 
 #[test]
+fn what_is_done_again_still_waits_for_a_pause_and_ends_with_a_cancel() {
+    let attempts = with_end(Outcome::Succeeded);
+    let again = |desired| {
+        let seen = Seen { desired, ..seen(WorkerSeen::Unseen) };
+        decide_again(Entries::listed(&attempts, None), &policy(), &seen, at(20))
+    };
+    assert_eq!(again(DesiredState::Running), Step::Authorise(2));
+    assert!(matches!(again(DesiredState::Paused), Step::Wait { why: Some(("Paused", _)), .. }));
+    assert_eq!(again(DesiredState::Cancelled), Step::Finish(Finish::Cancelled));
+}
+
+#[test]
 fn older_attempts_are_summed_up_and_disruptions_do_not_count_as_failures() {
     let mut book = Book::default();
     for _ in 1..=15 {
