@@ -38,6 +38,7 @@ pub const TASK: &[Transition<Phase>] = &[
     (Some(Phase::Paused), Phase::Cancelled, "desiredState is Cancelled"),
     (Some(Phase::Paused), Phase::Failed, "the planner failed for good as it was stopped"),
     (Some(Phase::Validating), Phase::Running, "a retry took up work below"),
+    (Some(Phase::Validating), Phase::Planning, "the sealed plan was deleted and is made again"),
     (Some(Phase::Validating), Phase::Paused, "a retry took up work below, and desiredState is Paused"),
     (Some(Phase::Validating), Phase::Succeeded, "verdict Pass, no shard failed"),
     (Some(Phase::Validating), Phase::PartiallySucceeded, "verdict Pass, with failed shards that are tolerated"),
