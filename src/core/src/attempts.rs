@@ -72,6 +72,12 @@ impl<'a> Entries<'a> {
         self.last_number() + 1
     }
 
+    /// Whether a worker of attempt n has no business any more: its attempt is over in the ledger, listed or not. A worker of
+    /// an attempt that this view of the ledger does not know yet has.
+    pub fn is_superseded(&self, n: i32) -> bool {
+        n <= self.last_number() && !self.attempts.iter().any(|attempt| attempt.n == n && attempt.is_live())
+    }
+
     /// The budgets as used since the last retry.
     pub fn used(&self, policy: &RetryPolicy) -> Used {
         let start = self.folded.map_or_else(Used::default, |folded| Used {

@@ -185,6 +185,18 @@ pub fn decide(entries: Entries<'_>, policy: &RetryPolicy, seen: &Seen<'_>, now: 
     }
 }
 
+/// The same for work whose result holds no more: a sealed plan that was deleted, a commit that a retry has added to. The
+/// success of its last attempt is not its end; whether another one may follow is decided as ever (I2, I12).
+pub fn decide_again(entries: Entries<'_>, policy: &RetryPolicy, seen: &Seen<'_>, now: Timestamp) -> Step {
+    match (decide(entries, policy, seen, now), seen.desired) {
+        (Step::Finish(Finish::Done), DesiredState::Cancelled) => Step::Finish(Finish::Cancelled),
+        (Step::Finish(Finish::Done), DesiredState::Paused) => paused(),
+        (Step::Finish(Finish::Done), DesiredState::Running) if seen.admitted => Step::Authorise(entries.next_number()),
+        (Step::Finish(Finish::Done), DesiredState::Running) => Step::Wait { after: None, why: None },
+        (step, _) => step,
+    }
+}
+
 /// An attempt is authorised and has no recorded end.
 fn live(attempt: &Attempt, seen: &Seen<'_>) -> Step {
     let n = attempt.n;
@@ -320,7 +332,7 @@ fn between(entries: Entries<'_>, policy: &RetryPolicy, seen: &Seen<'_>, now: Tim
         return Step::Finish(Finish::Failed(why));
     }
     if seen.desired == DesiredState::Paused {
-        return Step::Wait { after: None, why: Some((reason::PAUSED, "paused by desiredState".into())) };
+        return paused();
     }
     let retried = charge.is_some();
     if let Some(left) = last.filter(|_| retried).and_then(|attempt| backoff_left(attempt, now)) {
@@ -351,6 +363,10 @@ fn used_up(entries: Entries<'_>, policy: &RetryPolicy) -> Option<String> {
             format!("{failures} of {allowed} attempts failed under retry.overrides[{position}]; the last: {said}")
         })
     })
+}
+
+fn paused() -> Step {
+    Step::Wait { after: None, why: Some((reason::PAUSED, "paused by desiredState".into())) }
 }
 
 fn wait(after: Duration) -> Step {

@@ -197,6 +197,18 @@ fn what_was_committed_is_done_whatever_is_forgiven() {
 }
 
 #[test]
+fn what_is_done_again_still_waits_for_a_pause_and_ends_with_a_cancel() {
+    let attempts = with_end(Outcome::Succeeded);
+    let again = |desired| {
+        let seen = Seen { desired, ..seen(WorkerSeen::Unseen) };
+        decide_again(Entries::listed(&attempts, None), &policy(), &seen, at(20))
+    };
+    assert_eq!(again(DesiredState::Running), Step::Authorise(2));
+    assert!(matches!(again(DesiredState::Paused), Step::Wait { why: Some(("Paused", _)), .. }));
+    assert_eq!(again(DesiredState::Cancelled), Step::Finish(Finish::Cancelled));
+}
+
+#[test]
 fn older_attempts_are_summed_up_and_disruptions_do_not_count_as_failures() {
     let mut book = Book::default();
     for _ in 1..=15 {
@@ -209,6 +221,18 @@ fn older_attempts_are_summed_up_and_disruptions_do_not_count_as_failures() {
     assert_eq!(book.folded.as_ref().unwrap().records, 70);
     assert_eq!(book.entries().used(&policy()), Used { disruptions: 15, ..Used::default() });
     assert_eq!(book.step(&policy(), 99), Step::Authorise(16));
+}
+
+#[test]
+fn a_worker_of_an_attempt_that_is_over_is_superseded_however_long_ago_it_was() {
+    let mut book = Book::default();
+    for n in 1..=LISTED as i32 + 2 {
+        assert!(!book.entries().is_superseded(n), "it may come into view before its ledger");
+        book.authorise(&policy(), ME, 0);
+        assert!(!book.entries().is_superseded(n), "it is live");
+        book.end(&policy(), &ended(Outcome::Disrupted, ""), 0);
+        assert!((1..=n).all(|n| book.entries().is_superseded(n)), "{n}");
+    }
 }
 
 #[test]

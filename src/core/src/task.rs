@@ -239,6 +239,11 @@ pub fn advance(status: &CollectTaskStatus, seen: &Progress<'_>, at: At) -> (Coll
     let Some(report) = &seen.report else {
         return (waiting(&new, Phase::Validating, reason::VALIDATING, "writing the report", at), Needs::Report);
     };
+    if status.phase != Some(Phase::Validating) {
+        // A report of before still holds, where a child went missing and came to the same again.
+        let message = "comparing with the source";
+        return (waiting(&new, Phase::Validating, reason::VALIDATING, message, at), Needs::Nothing);
+    }
     new.report = Some(ReportRef { name: report.clone(), verdict: verdict.clone() });
     (ended(new, seen.rolled, comparison, &verdict, report, at), Needs::Nothing)
 }
@@ -569,7 +574,21 @@ mod tests {
         }
     }
 
+    fn validating() -> CollectTaskStatus {
+        waiting(&begin(), Phase::Validating, reason::VALIDATING, "comparing", at(5))
+    }
+
     fn end(verdict: Verdict, reason: Option<&str>, commit: Commit, report: bool) -> (CollectTaskStatus, Needs) {
+        end_from(&validating(), verdict, reason, commit, report)
+    }
+
+    fn end_from(
+        status: &CollectTaskStatus,
+        verdict: Verdict,
+        reason: Option<&str>,
+        commit: Commit,
+        report: bool,
+    ) -> (CollectTaskStatus, Needs) {
         let comparison = comparison(verdict, reason);
         let rolled = rolled(2, 0, 2);
         let seen = Progress {
@@ -578,7 +597,7 @@ mod tests {
             report: report.then(|| "t-r1".into()),
             ..progress(&rolled, DesiredState::Running)
         };
-        advance(&begin(), &seen, at(9))
+        advance(status, &seen, at(9))
     }
 
     fn step(
@@ -598,6 +617,14 @@ mod tests {
         assert_eq!((status.phase, needs), (Some(Phase::Succeeded), Needs::Nothing));
         assert!(conditions::is_true(&status.conditions, COMPLETE) && conditions::is_true(&status.conditions, VERIFIED));
         assert_eq!(status.milestones.len(), 4);
+    }
+
+    #[test]
+    fn a_task_ends_only_from_validating() {
+        let done = || Commit::Done(CommitResult::default());
+        let (status, needs) = end_from(&begin(), Verdict::Pass, None, done(), true);
+        assert_eq!((status.phase.clone(), needs), (Some(Phase::Validating), Needs::Nothing));
+        assert_eq!(end_from(&status, Verdict::Pass, None, done(), true).0.phase, Some(Phase::Succeeded));
     }
 
     #[test]
@@ -666,7 +693,7 @@ mod tests {
             report: Some("t-r1".into()),
             ..progress(&rolled, DesiredState::Running)
         };
-        let (status, _) = advance(&begin(), &seen, at(9));
+        let (status, _) = advance(&validating(), &seen, at(9));
         assert_eq!(status.phase, Some(Phase::PartiallySucceeded));
         assert!(conditions::is_true(&status.conditions, COMPLETE));
         assert!(status.message.unwrap().contains("1 of 2 shards failed"));
