@@ -24,8 +24,8 @@ use crate::{
     Class, Control, Error, Settings,
     control::Stage,
     http::{
-        self, Client, Endpoint, Fetched, Reader, Variables,
-        paginate::{Facts, Rule, State},
+        self, Answer, Client, Endpoint, Fetched, Reader, Variables,
+        paginate::{Facts, Rule, State, Stop},
     },
     secrets::Secrets,
     sink::{Created, Manifest, Owner, Store},
@@ -214,21 +214,13 @@ impl<'a> Collector<'a> {
             self.control.note(|progress| progress.stage = Stage::Writing);
             let stop = match fetched {
                 Fetched::PastEnd => reader.advance(&Facts::default())?,
-                Fetched::Page(answer) => {
-                    let (records, facts) = match http::read(&self.endpoint, self.client.origins(), &answer) {
-                        // GraphQL refuses with status 200 and errors in place of data.
-                        Err(Error::Page(_)) if may_refuse => return Ok(Read::CursorRefused),
-                        page => page?,
-                    };
-                    may_refuse = false;
-                    let stop = reader.advance(&facts)?;
-                    let before = (slice.tally().records, slice.tally().bytes);
-                    slice.write(&records, &values, end.read()).await?;
-                    self.control.count_written(slice.tally().records - before.0, slice.tally().bytes - before.1);
-                    end.page(facts.records, facts.total);
-                    stop
-                }
+                Fetched::Page(answer) => match self.take(slice, &mut reader, &mut end, &values, &answer).await {
+                    // GraphQL refuses with status 200 and errors in place of data.
+                    Err(Error::Page(_)) if may_refuse => return Ok(Read::CursorRefused),
+                    stop => stop?,
+                },
             };
+            may_refuse = false;
             if let Some((slot, share)) = expected.get_mut(index).zip(end.share()) {
                 *slot = Some(share);
             }
@@ -248,6 +240,24 @@ impl<'a> Collector<'a> {
             slice.checkpoint(None, index + 1, self.control).await?;
         }
         Ok(Read::All)
+    }
+
+    /// Writes a page and gives the reason to stop, if it was the last.
+    async fn take(
+        &self,
+        slice: &mut Slice<'_>,
+        reader: &mut Reader,
+        end: &mut ItemEnd,
+        values: &BTreeMap<String, String>,
+        answer: &Answer,
+    ) -> Result<Option<Stop>, Error> {
+        let (records, facts) = http::read(&self.endpoint, self.client.origins(), answer)?;
+        let stop = reader.advance(&facts)?;
+        let before = (slice.tally().records, slice.tally().bytes);
+        slice.write(&records, values, end.read()).await?;
+        self.control.count_written(slice.tally().records - before.0, slice.tally().bytes - before.1);
+        end.page(facts.records, facts.total);
+        Ok(stop)
     }
 
     /// What was read before an error that may pass is kept: a source with a small quota would never be read otherwise.
