@@ -5,6 +5,7 @@ use std::time::Duration;
 use collect_api::{Attempt, labels, protocol::Endpoint, shard::ShardProgress};
 use collect_core::{
     assignment::Share,
+    attempts::Entries,
     job,
     ledger::{Post, Watched, WorkerSeen},
     observed::{terminal_condition, worker_seen},
@@ -172,9 +173,9 @@ pub async fn stop(ctx: &Context, place: &Place<'_>, n: i32) -> Result<(), Error>
 }
 
 /// Deletes Jobs of attempts that are over in the ledger but still work: they were superseded (a zombie's create came late).
-pub async fn sweep(ctx: &Context, place: &Place<'_>, attempts: &[Attempt]) -> Result<(), Error> {
-    for attempt in attempts.iter().filter(|attempt| !attempt.is_live()) {
-        let reference = ObjectRef::new(&place.job(attempt.n)).within(place.namespace);
+pub async fn sweep(ctx: &Context, place: &Place<'_>, entries: Entries<'_>) -> Result<(), Error> {
+    for n in (1..=entries.last_number()).filter(|n| entries.is_superseded(*n)) {
+        let reference = ObjectRef::new(&place.job(n)).within(place.namespace);
         if let Some(job) = ctx.stores.jobs.get(&reference)
             && place.owns(&job)
             && terminal_condition(&job).is_none()

@@ -124,13 +124,16 @@ pub fn lines(parts: &[FilePart]) -> Result<Bytes, SinkError> {
 /// # Errors
 /// When the sink fails.
 pub async fn remove_unnamed(store: &Store, identity: &Identity, visible: &Visible) -> Result<i64, Error> {
-    let list = format!("{}/{LIST}", identity.run_folder());
+    // The lists of this commit and of those before it.
+    let lists = format!("{}/_files", identity.run_folder());
     let listed = store.list(&identity.run_folder()).await?;
     // A manifest that appeared meanwhile is a zombie's: it is not in the list, and not ours to remove.
     let unnamed: Vec<String> = listed
         .into_iter()
         .map(|object| object.path)
-        .filter(|path| !visible.keep.contains(path) && *path != list && !path.ends_with(&format!("/{MANIFEST}")))
+        .filter(|path| {
+            !visible.keep.contains(path) && !path.starts_with(&lists) && !path.ends_with(&format!("/{MANIFEST}"))
+        })
         .collect();
     let parts = unnamed.iter().filter(|path| is_part(path)).count();
     stream::iter(unnamed.iter().map(|path| store.delete(path)))

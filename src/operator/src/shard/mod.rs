@@ -46,7 +46,7 @@ pub async fn reconcile(shard: Arc<CollectShard>, ctx: Arc<Context>) -> Result<Ac
     let name = shard.name_any();
     let place = Place { namespace: &namespace, owner: &name, owner_uid: &uid, work: "collect", run: shard.spec.run };
     let status = shard.status.clone().unwrap_or_default();
-    worker::sweep(&ctx, &place, &status.attempts).await?;
+    worker::sweep(&ctx, &place, Entries::of_shard(&status)).await?;
     if rollup::shard_is_due(&shard, &seen.above) {
         let at = At { generation: shard.metadata.generation, now: clock::now() };
         let new = core::redriven(&status, seen.token.as_deref(), at);

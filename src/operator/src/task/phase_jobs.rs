@@ -190,7 +190,7 @@ async fn step(ctx: &Context, task: &CollectTask, run: i64, asked: &Asked<'_>, wh
     let place = Place { namespace: &namespace, owner: &name, owner_uid: &uid, work: which.word(), run };
     let policy = which.policy(task);
     let entries = which.entries(&status);
-    worker::sweep(ctx, &place, entries.attempts).await?;
+    worker::sweep(ctx, &place, entries).await?;
     let (worker_seen, watched) = worker::see(ctx, &place, entries.attempts, Signs::default());
     let mut view = Seen {
         me: &ctx.me,
@@ -201,14 +201,15 @@ async fn step(ctx: &Context, task: &CollectTask, run: i64, asked: &Asked<'_>, wh
         watched,
         limits: which.limits(task),
     };
-    let mut step = ledger::decide(entries, &policy, &view, at.now);
+    let decide = |view: &Seen<'_>| match which {
+        // What the last attempt made holds no more if we come here (unsealed, or completed by a retry): once more.
+        Which::Plan | Which::Commit(_) => ledger::decide_again(entries, &policy, view, at.now),
+        Which::Hook(_) => ledger::decide(entries, &policy, view, at.now),
+    };
+    let mut step = decide(&view);
     if step == Step::Look {
         view.worker = worker::look(ctx, &place, entries.last_number()).await?;
-        step = ledger::decide(entries, &policy, &view, at.now);
-    }
-    // The last attempt did well, and what it made holds no more (unsealed, or completed by a retry): once more.
-    if step == Step::Finish(Finish::Done) && !matches!(which, Which::Hook(_)) {
-        step = Step::Authorise(entries.next_number());
+        step = decide(&view);
     }
     let (why, message) = which.does();
     match step {
