@@ -186,7 +186,7 @@ pub struct Retry {
 pub struct RetryOverride {
     /// Outcomes (such as OutOfMemory, Crashed, Permanent) or reasons (such as SourceUnavailable) of an attempt.
     #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 63)))]
-    pub on: Vec<String>,
+    pub errors: Vec<String>,
     /// Attempts that may fail like this, the first included. Default: that of spec.retry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]

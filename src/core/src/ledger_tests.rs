@@ -237,8 +237,8 @@ fn a_worker_of_an_attempt_that_is_over_is_superseded_however_long_ago_it_was() {
 
 #[test]
 fn an_override_has_a_budget_of_its_own() {
-    let over = |on: &str, attempts| collect_api::task::RetryOverride {
-        on: vec![on.into()],
+    let over = |error: &str, attempts| collect_api::task::RetryOverride {
+        errors: vec![error.into()],
         max_attempts: Some(attempts),
         backoff: None,
     };

@@ -80,7 +80,7 @@ impl Wait {
 
 #[derive(Clone, Debug, PartialEq)]
 struct Override {
-    on: Vec<String>,
+    errors: Vec<String>,
     max_attempts: i32,
     wait: Wait,
 }
@@ -103,7 +103,7 @@ impl RetryPolicy {
         let wait = Wait::of(retry.and_then(|retry| retry.backoff.as_ref()), &default);
         let max_attempts = retry.and_then(|retry| retry.max_attempts).unwrap_or(4);
         let overrides = retry.map(|retry| retry.overrides.as_slice()).unwrap_or_default().iter().map(|over| Override {
-            on: over.on.clone(),
+            errors: over.errors.clone(),
             max_attempts: over.max_attempts.unwrap_or(max_attempts),
             wait: Wait::of(over.backoff.as_ref(), &wait),
         });
@@ -124,7 +124,7 @@ impl RetryPolicy {
     pub fn charge(&self, outcome: &Outcome, reason: Option<&str>) -> Charge {
         let class = retry_class(outcome);
         let fits = |word: &String| word == outcome.as_str() || Some(word.as_str()) == reason;
-        let found = self.overrides.iter().position(|over| over.on.iter().any(fits));
+        let found = self.overrides.iter().position(|over| over.errors.iter().any(fits));
         match (class, found) {
             (RetryClass::Failure | RetryClass::Final, Some(position)) => Charge::Override(position),
             (RetryClass::Done, _) => Charge::Done,
@@ -237,8 +237,11 @@ mod tests {
 
     #[test]
     fn the_first_override_that_fits_takes_the_charge() {
-        let over =
-            |on: &str, attempts| RetryOverride { on: vec![on.into()], max_attempts: Some(attempts), backoff: None };
+        let over = |error: &str, attempts| RetryOverride {
+            errors: vec![error.into()],
+            max_attempts: Some(attempts),
+            backoff: None,
+        };
         let overrides = vec![over("OutOfMemory", 1), over("NotFound", 3)];
         let policy = RetryPolicy::of(Some(&Retry { overrides, ..Retry::default() }));
         assert_eq!(policy.charge(&Outcome::OutOfMemory, None), Charge::Override(0));

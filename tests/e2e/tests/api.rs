@@ -159,6 +159,9 @@ const ONE_AUTH: &str = "set exactly one of: bearer, basic, apiKey";
 const ONE_BODY: &str = "set exactly one of: json, form, text";
 const ONE_STRATEGY: &str = "set exactly one of: single, count, range, perValue";
 const ONE_PART: &str = "set exactly one of: whole, pages, offsets, range";
+const ONE_HOOK: &str = "set exactly one of: http, job";
+const ONE_TOLERANCE: &str = "set exactly one of: shards, percent";
+const OWN_NAME: &str = "a CollectTask can't depend on itself: remove its own name from spec.dependsOn";
 const ROOT_NAME: &str =
     "the name of a root CollectTask has at most 40 characters, to leave room for the names of its children";
 const PART_OF: &str = "spec.partOf is written by the operator when it creates a child and never changes";
@@ -195,6 +198,15 @@ fn creations() -> Vec<(&'static str, &'static str, String, Value, Then)> {
     let file = |changes: &[(&str, Value)]| with(task(&[("/sink/objectStore/url", json!("file:///stations"))]), changes);
     vec![
         t("the smallest task is enough", smallest(), Accept),
+        t("a hook does one thing", task(&[("/hooks/beforeStart/run", json!({}))]), Refuse(ONE_HOOK)),
+        t(
+            "a tolerance is a number or a share",
+            task(&[("/completion/tolerate", json!({"shards": 1, "percent": 1}))]),
+            Refuse(ONE_TOLERANCE),
+        ),
+        t("no task waits for itself", task(&[("/dependsOn", json!([{"name": "stations"}]))]), Refuse(OWN_NAME)),
+        t("a child has no deadline of its own", child(&[("/deadline", json!("1h"))]), Refuse(CHILD)),
+        t("a child has no history of its own", child(&[("/history", json!(3))]), Refuse(CHILD)),
         t("a task needs a source", task(&[("/source", Value::Null)]), Refuse(NEEDS)),
         t("a task needs a sink", task(&[("/sink", Value::Null)]), Refuse(NEEDS)),
         t("a task needs to say what a record is", task(&[("/record", Value::Null)]), Refuse(NEEDS)),
@@ -723,8 +735,19 @@ fn samples() -> Vec<(&'static str, Value)> {
         limits: {maxChildren: 10, maxShards: 100}
       parallelism: 4
       desiredState: Running
-      retry: {maxAttempts: 4, maxDisruptions: 20, backoff: {initial: 1s, factor: 2, max: 60s}}
+      retry: {maxAttempts: 4, maxDisruptions: 20, backoff: {initial: 1s, factor: 2, max: 60s}, overrides: [{errors: [OutOfMemory], maxAttempts: 1, backoff: {initial: 1s, factor: 2, max: 60s}}]}
       attemptDeadline: 6h
+      dependsOn: [{name: other, allowUnverified: true}]
+      deadline: 2d
+      stallTimeout: 5m
+      pendingTimeout: 15m
+      completion: {tolerate: {shards: 3}, failFast: true}
+      ttl: {succeeded: 7d, collected: 7d, failed: 30d, cancelled: 1h}
+      history: 100
+      hooks:
+        beforeStart: {deadline: 1m, maxAttempts: 3, run: {http: {url: "https://x.example/hook", method: POST, headers: {k: v}, body: {json: {a: 1}}, auth: {bearer: {secretRef: {name: a, key: k}}}}}}
+        afterSuccess: {deadline: 1m, maxAttempts: 3, run: {http: {url: "https://x.example/hook", method: POST, headers: {k: v}, body: {form: {k: v}}, auth: {basic: {secretRef: {name: a}}}}}}
+        afterFailure: {deadline: 1m, maxAttempts: 3, run: {job: {image: "example.org/notify:1", command: [notify], args: ["-v"], env: {k: v}, secretRef: {name: chat}}}}
       validation: {level: counts, total: {path: /summary, value: $.n}}
       worker:
         image: example.org/w:1
@@ -743,12 +766,27 @@ fn samples() -> Vec<(&'static str, Value)> {
             with(shard_spec(), &[("/slice/items/0/part", part), ("/slice/items/0/values", json!({"k": "v"}))]),
         )
     };
+    let request = |body: Value, auth: Value| json!({"http": {"url": "https://x.example/hook", "method": "POST", "headers": {"k": "v"}, "body": body, "auth": auth}});
+    let own =
+        json!({"job": {"image": "a", "command": ["a"], "args": ["a"], "env": {"k": "v"}, "secretRef": {"name": "a"}}});
+    let runs = [
+        request(json!({"json": {"a": 1}}), json!({"bearer": {"secretRef": {"name": "a", "key": "k"}}})),
+        request(json!({"form": {"k": "v"}}), json!({"basic": {"secretRef": {"name": "a"}}})),
+        request(json!({"text": "t"}), json!({"apiKey": {"secretRef": {"name": "a", "key": "k"}, "into": "query:key"}})),
+        own,
+    ];
+    let hooks = runs.map(|run| {
+        let hook = json!({"run": run, "deadline": "1m", "maxAttempts": 3});
+        let all = json!({"beforeStart": hook, "afterSuccess": hook, "afterFailure": hook});
+        ("CollectTask", with(smallest(), &[("/hooks", all)]))
+    });
     let source = |pointer: &'static str, value: Value| {
         ("CollectTask", with(full.clone(), &[("/decompose/shards", Value::Null), (pointer, value)]))
     };
     vec![
         ("CollectTask", full.clone()),
         ("CollectTask", child(&[])),
+        source("/completion/tolerate", json!({"percent": 10})),
         source("/source/http/body", json!({"form": {"k": "v"}})),
         source("/source/http/body", json!({"text": "t"})),
         source("/source/http/auth", json!({"basic": {"secretRef": {"name": "a"}}})),
@@ -774,6 +812,9 @@ fn samples() -> Vec<(&'static str, Value)> {
         shard(json!({"range": {"from": "0", "to": "1"}})),
         ("ValidationReport", report_spec()),
     ]
+    .into_iter()
+    .chain(hooks)
+    .collect()
 }
 
 /// Values that a schema refuses, each with what the API server says about it.

@@ -21,7 +21,7 @@ async fn slice(lab: &Lab, identity: Identity) {
 }
 
 fn work(slices: i64) -> CommitWork {
-    CommitWork { slices, records: slices * 216, keep_runs: 2 }
+    CommitWork { slices, records: slices * 216, keep_runs: 2, revision: 0 }
 }
 
 fn current(lab: &Lab) -> Value {
@@ -180,4 +180,20 @@ async fn another_tasks_folder_is_never_touched() {
     let error = lab.commit(run(1), work(1)).await.unwrap_err();
     assert_eq!(error.category(), "SinkOccupied");
     assert_eq!(std::fs::read_to_string(lab.files().join("_current.json")).unwrap(), theirs);
+}
+
+#[tokio::test]
+async fn a_run_that_is_completed_later_gets_a_second_list_and_readers_find_it() {
+    let lab = Lab::small().await;
+    slice(&lab, run(1)).await;
+    let first = lab.commit(run(1), work(1)).await.unwrap();
+    slice(&lab, Identity { index: 1, ..run(1) }).await;
+    assert!(lab.commit(run(1), work(2)).await.is_err(), "a list is never written over");
+    let again = CommitWork { revision: 3, ..work(2) };
+    for _ in 0..2 {
+        let second = lab.commit(run(1), again.clone()).await.unwrap();
+        assert_eq!((second.files, second.list.as_str()), (2, "runs/1-3f9c2a71/_files-3.ndjson"));
+    }
+    assert_eq!(current(&lab)["list"], "runs/1-3f9c2a71/_files-3.ndjson");
+    assert!(files(&lab, "runs").contains(&first.list), "who has the first one open can go on reading");
 }

@@ -125,12 +125,12 @@ async fn plan_collect_and_commit_make_a_valid_run() {
     let Some(WorkResult::Plan(plan)) = &ended.message.result else { panic!("{ended:?}") };
     assert_eq!((ended.code, plan.shards, plan.records), (exit::DONE, 1, Some(216)));
     assert_eq!(lab.run(&lab.collect(source.clone(), None), "bbbbbbbb-1").await.code, exit::DONE);
-    let commit = Work::Commit(CommitWork { slices: 1, records: 216, keep_runs: 2 });
+    let commit = Work::Commit(CommitWork { slices: 1, records: 216, keep_runs: 2, revision: 0 });
     let ended = lab.run(&lab.assignment(source.clone(), commit), "cccccccc-1").await;
     assert!(matches!(&ended.message.result, Some(WorkResult::Commit(result)) if result.records == 216), "{ended:?}");
     let current = std::fs::read_to_string(lab.dir.path().join("volume/villages/_current.json")).unwrap();
     assert!(current.contains("\"run\":1"), "{current}");
-    let commit = Work::Commit(CommitWork { slices: 2, records: 216, keep_runs: 2 });
+    let commit = Work::Commit(CommitWork { slices: 2, records: 216, keep_runs: 2, revision: 0 });
     let ended = lab.run(&lab.assignment(source, commit), "dddddddd-1").await;
     assert_eq!((ended.code, ended.message.error.unwrap().reason.as_str()), (exit::PERMANENT, "ManifestMismatch"));
 }

@@ -143,7 +143,7 @@ async fn a_zombie_that_wakes_up_behind_the_commit_of_the_run_changes_nothing() {
     for (lab, operator) in labs().await {
         let zombie = frozen(&lab, &operator, 1, CLOSED, None).await;
         second(&lab, &operator).await;
-        let work = Work::Commit(CommitWork { slices: 1, records: 216, keep_runs: 2 });
+        let work = Work::Commit(CommitWork { slices: 1, records: 216, keep_runs: 2, revision: 0 });
         let commit = lab.assignment(source(), work);
         assert_eq!(lab.run(&commit, "cccccccc-pod").await.code, exit::DONE);
         let read = |path: &str| std::fs::read_to_string(lab.files().join(path)).unwrap();
