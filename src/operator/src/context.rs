@@ -128,6 +128,8 @@ struct Remembered {
     errors: u32,
     /// How long a root's run has been worked on.
     stopwatch: Option<Stopwatch>,
+    /// When a timer of its own has it looked at.
+    timer: Option<Instant>,
 }
 
 /// Time that counts only while it is told to.
@@ -270,6 +272,25 @@ impl Context {
             memory.stopwatch = Some(watch);
             total
         })
+    }
+
+    /// Has a task looked at after a while, whatever else happens to it. One timer for each task at a time.
+    pub fn look_again(&self, task: &CollectTask, after: Duration) {
+        let at = clock::instant() + after;
+        let is_set = self.remembered(&task.uid().unwrap_or_default(), |memory| {
+            let is_set = memory.timer.is_some_and(|set| set > clock::instant() && set <= at);
+            if !is_set {
+                memory.timer = Some(at);
+            }
+            is_set
+        });
+        if !is_set {
+            let (wake, namespace, name) = (self.wake.clone(), task.namespace().unwrap_or_default(), task.name_any());
+            tokio::spawn(async move {
+                tokio::time::sleep(after).await;
+                wake.task(&namespace, &name);
+            });
+        }
     }
 
     /// Whether this was not done a moment ago; if so, notes that it is now. What is written comes into view a little later,

@@ -802,6 +802,27 @@ async fn nobody_is_killed_for_an_operator_that_was_away() {
     assert!(attempts.iter().all(|(_, n, outcome)| *n == 1 && *outcome == Some(Outcome::Succeeded)), "{attempts:?}");
 }
 
+/// The same with ten real minutes, longer than stallTimeout, in which the source answers nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes ten minutes; run it by name"]
+async fn nobody_is_killed_for_an_operator_that_was_away_for_ten_minutes() {
+    let (space, world, mut operator) = stage("tenminutes").await;
+    let villages = When { prefix: "/api/districts".into(), ..When::default() };
+    world.set_source(Options::faults([Effect::Hold.when(villages)]));
+    let mut spec = world.villages("villages");
+    spec["source"]["http"]["timeout"] = json!("1h");
+    space.create("villages", spec).await;
+    until_collecting(&space, 4).await;
+    operator.kill().await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    operator.go().await;
+    world.set_source(Options::default());
+    let task = space.until_over("villages", SOON).await;
+    assert_all_villages(&space, &world, &task, "villages").await;
+    let attempts = attempts(&space).await;
+    assert!(attempts.iter().all(|(_, n, outcome)| *n == 1 && *outcome == Some(Outcome::Succeeded)), "{attempts:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operator_that_is_asked_to_leave_leaves_and_another_goes_on() {
     let (space, world, mut operator) = stage("leaves").await;

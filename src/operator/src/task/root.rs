@@ -59,10 +59,9 @@ pub async fn pass(ctx: &Context, task: &CollectTask) -> Result<Action, Error> {
     if status.phase.as_ref().is_some_and(Phase::is_terminal) {
         return over(ctx, task, run, &above, &asked).await;
     }
-    let left = match stopwatch(ctx, task, &status, above.desired).await? {
-        Stopwatch::Written => return Ok(Action::requeue(Duration::ZERO)),
-        Stopwatch::Runs(left) => left,
-    };
+    if stopwatch(ctx, task, &status, above.desired).await? {
+        return Ok(Action::requeue(Duration::ZERO));
+    }
     let sealed = status.plan.as_ref().is_some_and(|plan| plan.sealed.is_some());
     let plan = match observe::plan(ctx, task).await {
         // A sealed plan that can't be read any more is made again, and must come out the same.
@@ -72,7 +71,7 @@ pub async fn pass(ctx: &Context, task: &CollectTask) -> Result<Action, Error> {
         }
         other => other?,
     };
-    let action = match plan {
+    match plan {
         Some(plan) => {
             let Some(node) = plan.root() else { return Ok(resync()) };
             let place = node::Place { root: task, plan: &plan, node, above, halt: halt.clone() };
@@ -80,17 +79,6 @@ pub async fn pass(ctx: &Context, task: &CollectTask) -> Result<Action, Error> {
         }
         None if sealed => phase_jobs::unseal(ctx, task).await,
         None => start(ctx, task, run, &asked).await,
-    }?;
-    Ok(sooner(action, left))
-}
-
-/// The earlier of an action and a time.
-fn sooner(action: Action, left: Option<Duration>) -> Action {
-    match (left, action == Action::await_change()) {
-        (None, _) => action,
-        // An action does not tell its time; looking twice does no harm.
-        (Some(left), _) if left < Duration::from_secs(30) => Action::requeue(left.max(Duration::from_millis(100))),
-        _ => action,
     }
 }
 
@@ -156,23 +144,15 @@ async fn over(ctx: &Context, task: &CollectTask, run: i64, above: &Above, asked:
     }
 }
 
-/// The time that a run has been worked on, where it has a deadline.
-enum Stopwatch {
-    /// A step of it was written.
-    Written,
-    /// When to look again.
-    Runs(Option<Duration>),
-}
-
-/// Counts the time that a run is worked on, by this process's own clock, and writes it in steps: the deadline is judged by what
-/// is written, so that the whole tree sees it at once.
+/// Counts the time that a run with a deadline is worked on, by this process's own clock, and writes it in steps: the deadline is
+/// judged by what is written, so that the whole tree sees it at once. Gives back whether a step was written.
 async fn stopwatch(
     ctx: &Context,
     task: &CollectTask,
     status: &CollectTaskStatus,
     desired: DesiredState,
-) -> Result<Stopwatch, Error> {
-    let Some(deadline) = task.spec.deadline else { return Ok(Stopwatch::Runs(None)) };
+) -> Result<bool, Error> {
+    let Some(deadline) = task.spec.deadline else { return Ok(false) };
     let known = Duration::from_secs(status.elapsed_seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(0));
     let what = format!("{:?}/{:?}", status.run, status.redrives);
     let active = desired == DesiredState::Running && status.plan.is_some();
@@ -180,10 +160,14 @@ async fn stopwatch(
     let seconds = halt::elapsed_seconds(&task.spec, elapsed).max(status.elapsed_seconds);
     if seconds != status.elapsed_seconds {
         write(ctx, task, &CollectTaskStatus { elapsed_seconds: seconds, ..status.clone() }).await?;
-        return Ok(Stopwatch::Written);
+        return Ok(true);
     }
-    let step = (deadline.get() / 20).clamp(Duration::from_secs(1), Duration::from_secs(29));
-    Ok(Stopwatch::Runs(Some(step.min(deadline.get().saturating_sub(elapsed)))))
+    if active {
+        let step = (deadline.get() / 20).clamp(Duration::from_secs(1), Duration::from_secs(30));
+        let left = deadline.get().saturating_sub(elapsed);
+        ctx.look_again(task, step.min(left).max(Duration::from_millis(100)));
+    }
+    Ok(false)
 }
 
 /// Admits work, rolls up, and commits when everything is over.
