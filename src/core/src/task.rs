@@ -171,6 +171,16 @@ pub fn redriven(status: &CollectTaskStatus, redrive: Redrive, token: Option<Stri
     new.retried = token;
     new.finished_at = None;
     new.report = None;
+    // What stopped the run before must not stop it again before its children were looked at.
+    if let Some(shards) = &mut new.shards {
+        shards.pending += shards.failed + shards.cancelled;
+        (shards.failed, shards.cancelled) = (0, 0);
+    }
+    if let Some(tasks) = &mut new.tasks {
+        tasks.pending += tasks.partially_succeeded + tasks.failed + tasks.cancelled;
+        (tasks.partially_succeeded, tasks.failed, tasks.cancelled) = (0, 0, 0);
+    }
+    new.failures.clear();
     new.elapsed_seconds = status.elapsed_seconds.map(|_| 0);
     if let Some(plan) = new.plan.as_mut().filter(|plan| plan.sealed.is_none()) {
         plan.forgiven = plan.attempts.last().map(|attempt| attempt.n);
@@ -721,6 +731,8 @@ mod tests {
         assert_eq!((again.phase.clone(), again.progress), (Some(Phase::Running), Some(50)));
         assert_eq!((again.finished_at.clone(), again.redrives), (None, Some(1)));
         assert!(!conditions::is_true(&again.conditions, FAILED));
+        let shards = again.shards.unwrap();
+        assert_eq!((shards.pending, shards.failed), (1, 0), "failFast would stop it again at once");
         let folded = again.folded.unwrap();
         assert_eq!((folded.undone, folded.done.unwrap().redrives), (None, 2));
     }
