@@ -141,7 +141,9 @@ pub fn failed(status: &CollectTaskStatus, phase: Phase, reason: &str, message: &
 ///
 /// A view that is too old can't make it so: counts of retries only grow.
 pub fn is_to_be_redriven(status: &CollectTaskStatus, redrives_below: i32, above: &Above) -> Option<Redrive> {
-    status.phase.as_ref().filter(|phase| phase.is_retriable())?;
+    if !retry::is_retriable(status) {
+        return None;
+    }
     if retry::is_due(status.retried.as_deref(), above.token.as_deref(), above.desired) {
         return Some(Redrive::Here);
     }
