@@ -287,11 +287,10 @@ fn cut_short(new: &CollectTaskStatus, seen: &Progress<'_>, at: At) -> Option<Col
         return None;
     }
     match seen.halt {
-        // With failFast the failures themselves are the end: the report tells of them.
-        Some(halt) if halt.reason != reason::SHARDS_FAILED => {
-            Some(failed(new, Phase::Failed, halt.reason, &halt.message, at))
-        }
-        Some(_) => None,
+        // With failFast the failures themselves are the end of the task that has them: the report tells of them.
+        Some(halt) if halt.reason == reason::SHARDS_FAILED && rolled.shards.failed > seen.tolerated => None,
+        // Its other tasks were stopped as well, and what they have not collected is no success.
+        Some(halt) => Some(failed(new, Phase::Failed, halt.reason, &halt.message, at)),
         None if rolled.shards.failed > seen.tolerated => None,
         None => {
             let message = format!("{} of {} shards were cancelled", rolled.shards.cancelled, rolled.shards.total);
@@ -718,6 +717,22 @@ mod tests {
         let ended = with(&rolled(1, 0, 2));
         assert_eq!(ended.phase, Some(Phase::Failed));
         assert!(ended.conditions.iter().any(|c| c.type_ == FAILED && c.reason == "DeadlineExceeded"));
+    }
+
+    #[test]
+    fn what_fail_fast_stopped_elsewhere_is_no_success() {
+        let halt = Halt { reason: reason::SHARDS_FAILED, message: "1 of 9 shards failed".into() };
+        let comparison = comparison(Verdict::Pass, None);
+        let mut stopped = rolled(1, 0, 2);
+        (stopped.shards.pending, stopped.shards.cancelled, stopped.complete) = (0, 1, true);
+        let seen = Progress {
+            halt: Some(&halt),
+            comparison: Some(&comparison),
+            report: Some("t-r1".into()),
+            ..progress(&stopped, DesiredState::Cancelled)
+        };
+        let (status, needs) = advance(&validating(), &seen, at(9));
+        assert_eq!((status.phase, needs), (Some(Phase::Failed), Needs::Nothing));
     }
 
     #[test]
