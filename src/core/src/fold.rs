@@ -12,6 +12,7 @@ use collect_api::{
 use crate::{
     ranges::{IndexSet, LONGEST, NotASet},
     report::{self, ChildReport},
+    retry,
     rollup::{self, FAILURES},
 };
 
@@ -64,7 +65,7 @@ impl Finished<'_> {
                 shard.status.as_ref().and_then(|status| status.phase.as_ref()) == Some(&ShardPhase::Succeeded)
             }
             Self::Task(_, task, _) => {
-                !task.status.as_ref().and_then(|status| status.phase.as_ref()).is_none_or(Phase::is_retriable)
+                task.status.as_ref().is_some_and(|status| status.phase.is_some() && !retry::is_retriable(status))
             }
         }
     }

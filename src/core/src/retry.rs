@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use collect_api::{DesiredState, labels};
+use collect_api::{CollectTaskStatus, DesiredState, Phase, labels};
 
 use crate::text;
 
@@ -19,6 +19,13 @@ pub fn token(above: Option<&str>, annotations: Option<&BTreeMap<String, String>>
     }
 }
 
+/// Whether a task that is over left something to retry: what ended well may have borne failed shards, and a retry takes up
+/// these whatever their task came to.
+pub fn is_retriable(status: &CollectTaskStatus) -> bool {
+    let has_failures = status.shards.as_ref().is_some_and(|shards| shards.failed > 0);
+    status.phase.as_ref().is_some_and(|phase| phase.is_retriable() || (*phase == Phase::Collected && has_failures))
+}
+
 /// Whether something that ended without success is to be taken up again.
 pub fn is_due(retried: Option<&str>, token: Option<&str>, desired: DesiredState) -> bool {
     desired == DesiredState::Running && token.is_some() && retried != token
@@ -26,7 +33,20 @@ pub fn is_due(retried: Option<&str>, token: Option<&str>, desired: DesiredState)
 
 #[cfg(test)]
 mod tests {
+    use collect_api::task::ShardCounts;
+
     use super::*;
+
+    #[test]
+    fn what_bore_failures_may_be_retried() {
+        let status = |phase, failed| {
+            let shards = Some(ShardCounts { total: 2, failed, succeeded: 2 - failed, ..Default::default() });
+            is_retriable(&CollectTaskStatus { phase: Some(phase), shards, ..Default::default() })
+        };
+        assert!(status(Phase::PartiallySucceeded, 1) && status(Phase::Failed, 0) && status(Phase::Cancelled, 0));
+        assert!(status(Phase::Collected, 1), "its failed shard is due like any other");
+        assert!(!status(Phase::Collected, 0) && !status(Phase::Succeeded, 0) && !status(Phase::Running, 1));
+    }
 
     #[test]
     fn a_token_speaks_once() {

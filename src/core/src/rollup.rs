@@ -180,7 +180,9 @@ pub fn task_is_due(task: &CollectTask, phase: &Phase, above: &Above) -> bool {
     let token = retry::token(above.token.as_deref(), task.metadata.annotations.as_ref());
     let retried = task.status.as_ref().and_then(|status| status.retried.as_deref());
     let desired = above.desired.max(task.spec.desired_state.unwrap_or_default());
-    phase.is_retriable() && retry::is_due(retried, token.as_deref(), desired)
+    task.status.as_ref().is_some_and(retry::is_retriable)
+        && phase.is_terminal()
+        && retry::is_due(retried, token.as_deref(), desired)
 }
 
 /// Whether a retry is about to take a shard up again.

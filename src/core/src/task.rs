@@ -141,7 +141,9 @@ pub fn failed(status: &CollectTaskStatus, phase: Phase, reason: &str, message: &
 ///
 /// A view that is too old can't make it so: counts of retries only grow.
 pub fn is_to_be_redriven(status: &CollectTaskStatus, redrives_below: i32, above: &Above) -> Option<Redrive> {
-    status.phase.as_ref().filter(|phase| phase.is_retriable())?;
+    if !retry::is_retriable(status) {
+        return None;
+    }
     if retry::is_due(status.retried.as_deref(), above.token.as_deref(), above.desired) {
         return Some(Redrive::Here);
     }
@@ -177,6 +179,16 @@ pub fn redriven(status: &CollectTaskStatus, redrive: Redrive, token: Option<Stri
     new.retried = token;
     new.finished_at = None;
     new.report = None;
+    // What stopped the run before must not stop it again before its children were looked at.
+    if let Some(shards) = &mut new.shards {
+        shards.pending += shards.failed + shards.cancelled;
+        (shards.failed, shards.cancelled) = (0, 0);
+    }
+    if let Some(tasks) = &mut new.tasks {
+        tasks.pending += tasks.partially_succeeded + tasks.failed + tasks.cancelled;
+        (tasks.partially_succeeded, tasks.failed, tasks.cancelled) = (0, 0, 0);
+    }
+    new.failures.clear();
     new.elapsed_seconds = status.elapsed_seconds.map(|_| 0);
     if let Some(plan) = new.plan.as_mut().filter(|plan| plan.sealed.is_none()) {
         plan.forgiven = plan.attempts.last().map(|attempt| attempt.n);
@@ -281,11 +293,10 @@ fn cut_short(new: &CollectTaskStatus, seen: &Progress<'_>, at: At) -> Option<Col
         return None;
     }
     match seen.halt {
-        // With failFast the failures themselves are the end: the report tells of them.
-        Some(halt) if halt.reason != reason::SHARDS_FAILED => {
-            Some(failed(new, Phase::Failed, halt.reason, &halt.message, at))
-        }
-        Some(_) => None,
+        // With failFast the failures themselves are the end of the task that has them: the report tells of them.
+        Some(halt) if halt.reason == reason::SHARDS_FAILED && rolled.shards.failed > seen.tolerated => None,
+        // Its other tasks were stopped as well, and what they have not collected is no success.
+        Some(halt) => Some(failed(new, Phase::Failed, halt.reason, &halt.message, at)),
         None if rolled.shards.failed > seen.tolerated => None,
         None => {
             let message = format!("{} of {} shards were cancelled", rolled.shards.cancelled, rolled.shards.total);
@@ -715,6 +726,22 @@ mod tests {
     }
 
     #[test]
+    fn what_fail_fast_stopped_elsewhere_is_no_success() {
+        let halt = Halt { reason: reason::SHARDS_FAILED, message: "1 of 9 shards failed".into() };
+        let comparison = comparison(Verdict::Pass, None);
+        let mut stopped = rolled(1, 0, 2);
+        (stopped.shards.pending, stopped.shards.cancelled, stopped.complete) = (0, 1, true);
+        let seen = Progress {
+            halt: Some(&halt),
+            comparison: Some(&comparison),
+            report: Some("t-r1".into()),
+            ..progress(&stopped, DesiredState::Cancelled)
+        };
+        let (status, needs) = advance(&validating(), &seen, at(9));
+        assert_eq!((status.phase, needs), (Some(Phase::Failed), Needs::Nothing));
+    }
+
+    #[test]
     fn a_retry_takes_a_failed_task_up_again_and_keeps_what_is_done() {
         let mut failed = failed(&begin(), Phase::Failed, reason::SHARDS_FAILED, "x", at(9));
         failed.shards = Some(ShardCounts { total: 2, succeeded: 1, failed: 1, ..Default::default() });
@@ -727,6 +754,8 @@ mod tests {
         assert_eq!((again.phase.clone(), again.progress), (Some(Phase::Running), Some(50)));
         assert_eq!((again.finished_at.clone(), again.redrives), (None, Some(1)));
         assert!(!conditions::is_true(&again.conditions, FAILED));
+        let shards = again.shards.unwrap();
+        assert_eq!((shards.pending, shards.failed), (1, 0), "failFast would stop it again at once");
         let folded = again.folded.unwrap();
         assert_eq!((folded.undone, folded.done.unwrap().redrives), (None, 2));
     }
