@@ -807,11 +807,16 @@ async fn nobody_is_killed_for_an_operator_that_was_away() {
 #[ignore = "takes ten minutes; run it by name"]
 async fn nobody_is_killed_for_an_operator_that_was_away_for_ten_minutes() {
     let (space, world, mut operator) = stage("tenminutes").await;
-    let villages = When { prefix: "/api/districts".into(), ..When::default() };
-    world.set_source(Options::faults([Effect::Hold.when(villages)]));
     let mut spec = world.villages("villages");
     spec["source"]["http"]["timeout"] = json!("1h");
+    spec["parallelism"] = json!(0);
     space.create("villages", spec).await;
+    space
+        .until::<CollectTask>("villages", "the plan is sealed", SOON, |task| phase(task) == Some(&Phase::Running))
+        .await;
+    let villages = When { prefix: "/api/districts".into(), ..When::default() };
+    world.set_source(Options::faults([Effect::Hold.when(villages)]));
+    space.change("villages", json!({"parallelism": 8})).await;
     until_collecting(&space, 4).await;
     operator.kill().await;
     tokio::time::sleep(Duration::from_secs(600)).await;
