@@ -14,6 +14,7 @@
 //! The exit code is 1 if a target is missed.
 
 mod left;
+mod passes;
 mod peer;
 mod seen;
 mod table;
@@ -164,6 +165,7 @@ impl Bench<'_> {
         let progress = || say(&format!("  operator: {} MiB", self.operator.memory_kib().0 / 1024));
         let (template, ()) = tokio::join!(peer::template(self.space), watcher.until_over(shards, PATIENCE, progress));
         let usage = Usage::now(self.cluster, &self.operator).since(&usage_before);
+        let passes = passes::passes(&self.operator).await;
         say("the root is over; waiting until the operator is quiet");
         let quiet_after = writes::until_quiet(self.cluster, &user, Duration::from_secs(5), PATIENCE).await;
         let settled = audit::now(self.cluster);
@@ -202,6 +204,10 @@ impl Bench<'_> {
         table.figure("CPU of the operator, to the end of the root", format!("{:.1} s", usage.of("operator")));
         table.figure("  per shard", format!("{:.2} ms", usage.of("operator") * 1e3 / shards as f64));
         table.figure("  until the deleted tree was gone", format!("{:.1} s", all_usage.of("operator")));
+        for passes in passes {
+            let (count, mean) = (passes.count / shards as f64, passes.seconds / passes.count * 1e3);
+            table.figure(format!("passes over a {} per shard", passes.kind), format!("{count:.2}, {mean:.1} ms each"));
+        }
         per_shard(table, "writes of the operator per shard", &writes.of_operator, shards, Some(Target::AtMost(5.0)));
         per_shard(table, "reads of the operator per shard", &writes.reads, shards, None);
         per_shard(table, "writes of all on the API server per shard", &writes.by_user, shards, None);
@@ -224,6 +230,13 @@ impl Bench<'_> {
         }
         table.figure("  gone after", format!("{:.1} s", gone_after.as_secs_f64()));
         table.figure("shards a second, first attempt to last success", format!("{rate:.1}"));
+        let quarter = |from: usize| {
+            let at = |place: usize| if place == 0 { first } else { seen.succeeded[place * shards / 4 - 1] };
+            (shards as f64 / 4.0) / at(from + 1).duration_since(at(from)).as_secs_f64()
+        };
+        if shards >= 4 {
+            table.figure("  in the first and the last quarter", format!("{:.1}, {:.1}", quarter(0), quarter(3)));
+        }
         time(table, &usage, shards);
         (template, Pace { rate, cpu: usage.of_all() / shards as f64 })
     }
