@@ -63,6 +63,10 @@ crds: ## Generate the custom resource definitions from src/api, for crds/ and th
 	rm -f charts/collect-operator/files/crds/*.yaml
 	cp crds/*.yaml charts/collect-operator/files/crds/
 
+.PHONY: docs
+docs: ## Write the tables of docs/concepts (phases, outcomes, exit codes, defaults) from the code.
+	@cargo run --quiet --locked -p collect-core --example tables -- docs/concepts
+
 .PHONY: chart-test
 chart-test: ## Render the chart with the real helm and check what comes out.
 	@tests/prerequisites.sh go cc

@@ -34,6 +34,7 @@ go_vet() {
 }
 
 crds_are_current() { cargo run --quiet --locked -p collect-api --example crds -- crds --check; }
+docs_are_current() { cargo run --quiet --locked -p collect-core --example tables -- docs/concepts --check; }
 chart_has_the_crds() { diff -r crds charts/collect-operator/files/crds || { echo "run make crds" && return 1; }; }
 
 scripts_are_clean() {
@@ -56,6 +57,7 @@ main() {
   check "go vet has nothing to say" go_vet
   check "scripts are clean to shellcheck" scripts_are_clean
   check "crds/ is current" crds_are_current
+  check "docs/concepts is current" docs_are_current
   check "the chart has the same CRDs" chart_has_the_crds
   check "dependencies are allowed by deny.toml" make cargo-deny
   check "the chart is clean to helm lint" helm_lint

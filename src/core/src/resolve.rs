@@ -17,6 +17,16 @@ use crate::{
 
 /// Workers at once below a root that does not say.
 pub const PARALLELISM: i32 = 4;
+/// Attempts of one shard that may fail, the first included.
+pub const MAX_ATTEMPTS: i32 = 4;
+/// Disruptions that one shard survives.
+pub const MAX_DISRUPTIONS: i32 = 20;
+/// First wait between attempts.
+pub const BACKOFF_INITIAL: Duration = Duration::from_secs(1);
+/// Each wait is this many times the one before.
+pub const BACKOFF_FACTOR: f64 = 2.0;
+/// Longest wait between attempts.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// Runs kept at the sink.
 pub const KEEP_RUNS: i32 = 2;
 /// Reports of a root that are kept.
@@ -99,9 +109,9 @@ pub struct RetryPolicy {
 impl RetryPolicy {
     /// The policy of a task's `spec.retry`.
     pub fn of(retry: Option<&Retry>) -> Self {
-        let default = Wait { initial: Duration::from_secs(1), factor: 2.0, max: Duration::from_secs(60) };
+        let default = Wait { initial: BACKOFF_INITIAL, factor: BACKOFF_FACTOR, max: BACKOFF_MAX };
         let wait = Wait::of(retry.and_then(|retry| retry.backoff.as_ref()), &default);
-        let max_attempts = retry.and_then(|retry| retry.max_attempts).unwrap_or(4);
+        let max_attempts = retry.and_then(|retry| retry.max_attempts).unwrap_or(MAX_ATTEMPTS);
         let overrides = retry.map(|retry| retry.overrides.as_slice()).unwrap_or_default().iter().map(|over| Override {
             errors: over.errors.clone(),
             max_attempts: over.max_attempts.unwrap_or(max_attempts),
@@ -109,7 +119,7 @@ impl RetryPolicy {
         });
         Self {
             max_attempts,
-            max_disruptions: retry.and_then(|retry| retry.max_disruptions).unwrap_or(20),
+            max_disruptions: retry.and_then(|retry| retry.max_disruptions).unwrap_or(MAX_DISRUPTIONS),
             overrides: overrides.collect(),
             wait,
         }

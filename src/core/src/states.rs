@@ -2,9 +2,9 @@
 //!
 //! What the code does is checked against them by the property tests; docs/concepts shows the same tables.
 
-use collect_api::{Outcome, Phase, shard::ShardPhase};
+use collect_api::{Outcome, Phase, protocol::exit, shard::ShardPhase};
 
-use crate::exit::retry_class;
+use crate::exit::{RULE_EXIT_CODES, RetryClass, outcome_of_exit_code, retry_class};
 
 /// A transition: from (nothing for a new object), to, when.
 pub type Transition<P> = (Option<P>, P, &'static str);
@@ -89,7 +89,7 @@ pub fn allows<P: PartialEq + Clone>(table: &[Transition<P>], from: Option<&P>, t
 }
 
 /// How an attempt can end and what follows, row by row: outcome, how it comes about, which budget it is charged to.
-pub fn outcomes() -> Vec<(Outcome, &'static str, String)> {
+pub fn outcomes() -> Vec<(Outcome, &'static str, RetryClass)> {
     let how = |outcome: &Outcome| match outcome {
         Outcome::Succeeded => "exit code 0 and a result",
         Outcome::AlreadyCommitted => "exit code 15: the slice's manifest stood already",
@@ -109,9 +109,24 @@ pub fn outcomes() -> Vec<(Outcome, &'static str, String)> {
         Outcome::Stopped => "paused or cancelled before it had ended",
         Outcome::Other(_) => "a word of a newer version",
     };
-    Outcome::KNOWN
-        .iter()
-        .map(|outcome| (outcome.clone(), how(outcome), format!("{:?}", retry_class(outcome))))
+    Outcome::KNOWN.iter().map(|outcome| (outcome.clone(), how(outcome), retry_class(outcome))).collect()
+}
+
+/// The exit codes of the worker protocol, row by row: code, what it says, the outcome that it becomes.
+pub fn exit_codes() -> Vec<(i32, &'static str, Outcome)> {
+    let says = |code: i32| match code {
+        exit::DONE => "all work is done, and the termination message holds the result",
+        exit::RETRYABLE => "it failed in a way that may pass",
+        exit::PERMANENT => "it failed in a way that no repetition mends: configuration, credentials, schema",
+        exit::SOURCE_LIMITED => "the source asked to come back later; the termination message says when",
+        exit::FENCED => "a newer attempt has taken its place",
+        exit::CHECKPOINTED => "it was asked to leave, and left a checkpoint",
+        exit::ALREADY_COMMITTED => "the slice was committed already; the result is read from its manifest",
+        _ => "anything else",
+    };
+    std::iter::once(exit::DONE)
+        .chain(RULE_EXIT_CODES)
+        .map(|code| (code, says(code), outcome_of_exit_code(code)))
         .collect()
 }
 
@@ -146,6 +161,15 @@ mod tests {
             let left = SHARD.iter().any(|(from, ..)| from.as_ref() == Some(phase));
             assert_eq!(left, *phase != ShardPhase::Succeeded, "{phase}");
         }
+    }
+
+    #[test]
+    fn every_exit_code_says_something_of_its_own() {
+        let mut says: Vec<_> = exit_codes().into_iter().map(|(_, says, _)| says).collect();
+        assert!(!says.contains(&"anything else"), "{says:?}");
+        says.sort_unstable();
+        says.dedup();
+        assert_eq!(says.len(), RULE_EXIT_CODES.len() + 1);
     }
 
     #[test]

@@ -10,11 +10,11 @@ use crate::text;
 /// Stragglers that are listed.
 pub const LISTED: usize = 5;
 /// Finished siblings that it takes to know what is usual.
-const SIBLINGS: usize = 5;
+pub const SIBLINGS: usize = 5;
 /// How many times the median is much longer.
-const TIMES: i64 = 3;
+pub const TIMES: i64 = 3;
 /// Nobody is a straggler before so many seconds.
-const LEAST_SECONDS: i64 = 60;
+pub const LEAST_SECONDS: i64 = 60;
 
 /// The stragglers among the shards of one task, the slowest first.
 ///
