@@ -6,6 +6,7 @@
 //! | [`cluster`] | one Kubernetes for each test binary, up on first use and down when the process ends |
 //! | [`space`]   | a namespace for each test; waiting; what to print when a test fails |
 //! | [`operator`]| operators that can be started, killed and started again |
+//! | [`played`]  | collectors that the node plays, for tests of scale |
 //! | [`programs`]| the programs under test and the worker's image |
 //! | [`audit`]   | who wrote what, from the API server's own log |
 //! | [`sink`]    | what a reader finds: `_current.json`, the file list, the manifests, the records |
@@ -17,6 +18,7 @@ pub mod audit;
 pub mod cluster;
 pub mod http;
 pub mod operator;
+pub mod played;
 pub mod programs;
 pub mod sink;
 pub mod space;

@@ -1,7 +1,7 @@
 //! A tree that is stopped, broken and mended, with two operators alive and no lease: what a person sees of retries, folding,
 //! deadlines, stalls, dependencies, hooks and time to live.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use collect_api::{
     CollectShard, CollectTask, Outcome, Phase, ValidationReport,

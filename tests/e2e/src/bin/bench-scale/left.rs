@@ -28,7 +28,7 @@ pub async fn until_gone(space: &Space, patience: Duration) -> Vec<(String, usize
         of::<ValidationReport>(space, nothing_is_kept, patience).await,
         of::<Job>(space, nothing_is_kept, patience).await,
         of::<Pod>(space, nothing_is_kept, patience).await,
-        of::<ConfigMap>(space, &["kube-root-ca.crt", super::SCENARIOS], patience).await,
+        of::<ConfigMap>(space, &["kube-root-ca.crt", collect_e2e::played::SCENARIOS], patience).await,
     ];
     left.into_iter().filter(|(_, count)| *count > 0).collect()
 }

@@ -26,14 +26,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use collect_api::{
-    Phase,
-    protocol::{CollectResult, CommitResult, Tally, TerminationMessage, WorkResult},
-};
-use collect_e2e::{Cluster, Node, Operator, Space, audit, say, space::phase, tasks::World};
+use collect_api::Phase;
+use collect_e2e::{Cluster, Node, Operator, Space, audit, played, say, space::phase, tasks::World};
 use collect_registry::{Registry, Synthetic};
-use k8s_openapi::api::{batch::v1::Job, core::v1::ConfigMap};
-use kube::api::PostParams;
+use k8s_openapi::api::batch::v1::Job;
 use serde_json::json;
 
 use crate::{
@@ -45,8 +41,6 @@ use crate::{
 
 /// Name of the root.
 const ROOT: &str = "bench";
-/// The ConfigMap that names scenarios.
-pub const SCENARIOS: &str = "scripted-scenarios";
 /// What a collector's pod does.
 const COLLECTING: &str = "succeed-after=1s";
 /// Records that a collector says it has read.
@@ -96,7 +90,7 @@ async fn bench(size: Size) -> Table {
     let cluster =
         Cluster::shared("bench-scale", Node::Process).expect("a process node needs nothing that could be missing");
     let space = Space::new(cluster, "bench").await;
-    scenarios(&space, size).await;
+    played::collectors(&space, COLLECTING, RECORDS, size.shards).await;
     let registry = Registry::synthetic(Synthetic { values: size.shards, records: RECORDS as usize, bytes: 0 });
     let world = World::new(&space, registry).await;
     let mut operator = Operator::new(&space, "bench").await;
@@ -106,28 +100,6 @@ async fn bench(size: Size) -> Table {
     let (template, ours) = bench.run(&world).await;
     bench.raw(&template, ours).await;
     bench.table
-}
-
-/// Names the scenarios of collectors and commit in a namespace.
-async fn scenarios(space: &Space, size: Size) {
-    let message = |result| {
-        let message = TerminationMessage { result: Some(result), ..TerminationMessage::default() };
-        serde_json::to_string(&message).expect("a termination message is JSON")
-    };
-    let records = RECORDS * i64::try_from(size.shards).expect("a number of shards");
-    let tally =
-        Tally { records: RECORDS, bytes: 1_000, source: RECORDS, items: 1, duplicates: Some(0), ..Tally::default() };
-    let collected = CollectResult { tally, files: 1, file_bytes: 500, manifest: "played".into() };
-    let committed =
-        CommitResult { files: size.shards as i64, records, list: "played".into(), ..CommitResult::default() };
-    let map = serde_json::from_value(json!({"metadata": {"name": SCENARIOS}, "data": {
-        "work.collect": COLLECTING,
-        "work.collect.message": message(WorkResult::Collect(collected)),
-        "work.commit": COLLECTING,
-        "work.commit.message": message(WorkResult::Commit(committed)),
-    }}));
-    let map: ConfigMap = map.expect("a ConfigMap");
-    space.api::<ConfigMap>().create(&PostParams::default(), &map).await.expect("a new ConfigMap");
 }
 
 /// How fast, and at what cost.
@@ -246,7 +218,7 @@ impl Bench<'_> {
         let count = self.size.shards.min(RAW_JOBS);
         say(&format!("{count} raw Jobs, {} at once", self.size.parallelism));
         let space = Space::new(self.cluster, "raw").await;
-        scenarios(&space, self.size).await;
+        played::collectors(&space, COLLECTING, RECORDS, self.size.shards).await;
         let before = Usage::now(self.cluster, &self.operator);
         let took = peer::run(&space, template, count, self.size.parallelism, PATIENCE).await;
         let usage = Usage::now(self.cluster, &self.operator).since(&before);
