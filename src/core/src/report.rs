@@ -160,6 +160,16 @@ pub fn compare(input: &Input<'_>, now: Timestamp) -> ValidationReportStatus {
     }
 }
 
+/// Whether a report tells of this comparison: of the same round, and with the same result. In one round, what is compared
+/// may change all the same: a shard that was deleted by hand comes to another end (I11: a report names its exact inputs).
+pub fn tells_of(report: &ValidationReportStatus, comparison: &ValidationReportStatus) -> bool {
+    let round = |report: &ValidationReportStatus| report.rounds.last().map(|round| round.round);
+    round(report) == round(comparison)
+        && report.verdict == comparison.verdict
+        && report.reason == comparison.reason
+        && report.counts == comparison.counts
+}
+
 /// The same report with the run's file list, and with the rounds of the report that it takes the place of.
 pub fn completed(
     mut report: ValidationReportStatus,
@@ -168,6 +178,8 @@ pub fn completed(
 ) -> ValidationReportStatus {
     report.artifacts = commit.cloned();
     let mut rounds = before.map(|before| before.rounds.clone()).unwrap_or_default();
+    // A round that is compared once more takes its own place.
+    rounds.retain(|round| report.rounds.iter().all(|new| new.round != round.round));
     rounds.append(&mut report.rounds);
     let excess = rounds.len().saturating_sub(ROUNDS);
     report.rounds = rounds.split_off(excess);
@@ -411,6 +423,20 @@ mod tests {
         };
         let second = completed(round(1), None, Some(&completed(round(0), None, None)));
         assert_eq!(second.rounds.iter().map(|round| round.round).collect::<Vec<_>>(), [0, 1]);
+    }
+
+    #[test]
+    fn a_report_of_the_same_round_with_another_result_is_written_anew() {
+        let tree = plan::tree(&[plan::task(&[], 0, 1), plan::shard(0)]);
+        let report = |tally, failed_shards| {
+            let found = of_shard(&shard(tally));
+            compare(&Input { failed_shards, ..input(&tree.nodes[0], found) }, Timestamp::UNIX_EPOCH)
+        };
+        let (failed, mended) = (report(tally(0, 0), 1), report(tally(5, 5), 0));
+        assert!(tells_of(&mended, &mended) && !tells_of(&failed, &mended));
+        let second = completed(mended.clone(), None, Some(&failed));
+        assert!(tells_of(&second, &mended));
+        assert_eq!(second.rounds.len(), 1);
     }
 
     #[test]
