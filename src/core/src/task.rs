@@ -280,21 +280,31 @@ fn going_on(new: &CollectTaskStatus, seen: &Progress<'_>, at: At) -> CollectTask
     }
 }
 
-/// Every child is over, but some were stopped before they had done their work.
+/// Every child is over, but some were stopped before they had done their work: shards below them were cancelled, or never
+/// began. What they should hold is not known, so nothing is compared.
 fn cut_short(new: &CollectTaskStatus, seen: &Progress<'_>, at: At) -> Option<CollectTaskStatus> {
-    let rolled = seen.rolled;
-    if rolled.tasks.cancelled + rolled.shards.cancelled == 0 {
+    let shards = &seen.rolled.shards;
+    let undone = shards.total - shards.succeeded - shards.failed;
+    let cancelled = seen.rolled.tasks.cancelled + shards.cancelled > 0;
+    if undone == 0 && !cancelled {
         return None;
     }
     match seen.halt {
         // With failFast the failures themselves are the end of the task that has them: the report tells of them.
-        Some(halt) if halt.reason == reason::SHARDS_FAILED && rolled.shards.failed > seen.tolerated => None,
+        Some(halt) if halt.reason == reason::SHARDS_FAILED && shards.failed > seen.tolerated => None,
         // Its other tasks were stopped as well, and what they have not collected is no success.
         Some(halt) => Some(failed(new, Phase::Failed, halt.reason, &halt.message, at)),
-        None if rolled.shards.failed > seen.tolerated => None,
-        None => {
-            let message = format!("{} of {} shards were cancelled", rolled.shards.cancelled, rolled.shards.total);
+        None if shards.failed > seen.tolerated => None,
+        None if cancelled => {
+            let message = format!("{undone} of {} shards were cancelled", shards.total);
             Some(failed(new, Phase::Cancelled, reason::CANCELLED, &message, at))
+        }
+        None => {
+            let message = format!(
+                "{undone} of {} shards were not collected, because a task below was stopped; set a new value of the annotation collect.dev/retry to go on",
+                shards.total
+            );
+            Some(failed(new, Phase::Failed, reason::FAILED, &message, at))
         }
     }
 }
@@ -717,6 +727,28 @@ mod tests {
         let ended = with(&rolled(1, 0, 2));
         assert_eq!(ended.phase, Some(Phase::Failed));
         assert!(ended.conditions.iter().any(|c| c.type_ == FAILED && c.reason == "DeadlineExceeded"));
+    }
+
+    #[test]
+    fn what_never_began_below_a_stopped_task_is_no_success() {
+        let halt = Halt { reason: reason::DEADLINE_EXCEEDED, message: "too late".into() };
+        let comparison = comparison(Verdict::Pass, None);
+        let mut stopped = rolled(1, 0, 2);
+        // Its one child task failed when the run was stopped, before its second shard was created.
+        (stopped.tasks.total, stopped.tasks.failed, stopped.complete) = (1, 1, true);
+        let end = |halt| {
+            let seen = Progress {
+                halt,
+                comparison: Some(&comparison),
+                report: Some("t-r1".into()),
+                ..progress(&stopped, DesiredState::Cancelled)
+            };
+            let (status, _) = advance(&validating(), &seen, at(9));
+            let reason = status.conditions.iter().find(|c| c.type_ == FAILED).map(|c| c.reason.clone());
+            (status.phase, reason)
+        };
+        assert_eq!(end(Some(&halt)), (Some(Phase::Failed), Some("DeadlineExceeded".into())));
+        assert_eq!(end(None), (Some(Phase::Failed), Some("Failed".into())), "even if the deadline was raised since");
     }
 
     #[test]
