@@ -148,7 +148,15 @@ pub fn is_to_be_redriven(status: &CollectTaskStatus, redrives_below: i32, above:
         return Some(Redrive::Here);
     }
     (above.desired == DesiredState::Running && redrives_below > status.redrives_below.unwrap_or(0))
-        .then_some(Redrive::Below)
+        .then_some(Redrive::Below(redrives_below))
+}
+
+/// How often a retry has taken up work again in a task's run, with what is below as it is now. A report is about one round.
+///
+/// It only grows: where something that was retried is deleted by hand, the count below falls, and the tasks above still
+/// have to learn of the retry.
+pub fn round(status: &CollectTaskStatus, redrives_below: i32) -> i32 {
+    status.redrives.unwrap_or(0) + (redrives_below - status.redrives_below.unwrap_or(0)).max(0)
 }
 
 /// Where a retry begins.
@@ -156,8 +164,8 @@ pub fn is_to_be_redriven(status: &CollectTaskStatus, redrives_below: i32, above:
 pub enum Redrive {
     /// At this task.
     Here,
-    /// At something below it, which is taken up already.
-    Below,
+    /// At something below it, which is taken up already: how often such things were, all in all.
+    Below(i32),
 }
 
 /// The status of a task that a retry takes up again: what had failed is undone, what is committed stays.
@@ -166,9 +174,15 @@ pub fn redriven(status: &CollectTaskStatus, redrive: Redrive, token: Option<Stri
     let child = status.plan.is_none() && status.shards.is_some();
     let phase = if sealed || child { Phase::Running } else { Phase::Pending };
     let mut new = waiting(status, phase, reason::REDRIVEN, "a retry takes up what had failed", at);
-    if redrive == Redrive::Here {
-        new = unfolded(&new);
-        new.redrives = Some(new.redrives.unwrap_or_default() + 1);
+    match redrive {
+        Redrive::Here => {
+            new = unfolded(&new);
+            new.redrives = Some(new.redrives.unwrap_or_default() + 1);
+        }
+        Redrive::Below(below) => {
+            new.redrives = Some(round(status, below));
+            new.redrives_below = Some(below);
+        }
     }
     new.retried = token;
     new.finished_at = None;
@@ -417,8 +431,7 @@ fn numbers(status: &CollectTaskStatus, seen: &Progress<'_>, now: Timestamp) -> C
     new.workers = Some(rolled.workers);
     new.failures = rolled.failures.clone();
     new.stragglers = seen.stragglers.clone();
-    let own = status.redrives.unwrap_or(0) - status.redrives_below.unwrap_or(0);
-    new.redrives = Some(own + rolled.redrives).filter(|redrives| *redrives > 0);
+    new.redrives = Some(round(status, rolled.redrives)).filter(|redrives| *redrives > 0);
     new.redrives_below = Some(rolled.redrives).filter(|redrives| *redrives > 0);
     let seconds = status.started_at.as_ref().map_or(0.0, |start| now.duration_since(start.0).as_secs_f64());
     new.summary = Some(TaskSummary {
@@ -794,13 +807,24 @@ mod tests {
         let running = above(None, DesiredState::Running);
         assert_eq!(is_to_be_redriven(&failed, 2, &running), None);
         assert_eq!(is_to_be_redriven(&failed, 1, &running), None, "an old view");
-        assert_eq!(is_to_be_redriven(&failed, 3, &running), Some(Redrive::Below));
+        assert_eq!(is_to_be_redriven(&failed, 3, &running), Some(Redrive::Below(3)));
         let token = above(Some("a"), DesiredState::Running);
         assert_eq!(is_to_be_redriven(&failed, 0, &token), Some(Redrive::Here));
         assert_eq!(is_to_be_redriven(&failed, 0, &above(Some("a"), DesiredState::Cancelled)), None);
         let mut good = failed;
         good.phase = Some(Phase::Succeeded);
         assert_eq!(is_to_be_redriven(&good, 9, &token), None, "there is nothing to retry");
+    }
+
+    #[test]
+    fn the_tasks_above_learn_of_a_retry_whatever_becomes_of_what_was_retried() {
+        let failed = failed(&begin(), Phase::Failed, "x", "x", at(9));
+        let again = redriven(&failed, Redrive::Below(1), None, at(20));
+        assert_eq!((again.redrives, again.redrives_below), (Some(1), Some(1)), "its parent sees it at once");
+        let without = Rolled { redrives: 0, ..rolled(1, 0, 2) };
+        let (later, _) = step(&again, &without, DesiredState::Running, 21);
+        assert_eq!((later.redrives, later.redrives_below), (Some(1), None), "what was retried is deleted by hand");
+        assert_eq!(round(&later, 1), 2, "and retried once more");
     }
 
     #[test]
