@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use crate::{
     attempts::{Entries, backoff_left},
-    resolve::{ABANDON_AFTER, Charge, PENDING_TIMEOUT, REFUSED_PAUSE, RetryPolicy, STOP_GRACE, TimeLimits},
+    resolve::{ABANDON_AFTER, Charge, IN_VIEW_AFTER, PENDING_TIMEOUT, REFUSED_PAUSE, RetryPolicy, STOP_GRACE, TimeLimits},
 };
 
 /// What this process knows of its own create of attempt n's worker.
@@ -249,6 +249,8 @@ fn own_unseen(n: i32, seen: &Seen<'_>, wanted: bool) -> Step {
             Step::Record(n, ended(Outcome::Abandoned, "the answer to its creation was lost, and its Job is not there"))
         }
         (_, WorkerSeen::Absent) => Step::Record(n, gone(wanted)),
+        // What was created a moment ago comes into view a little later: to ask for it each time would double the requests.
+        (Post::Sent, _) if seen.watched.state < IN_VIEW_AFTER => wait(IN_VIEW_AFTER.saturating_sub(seen.watched.state)),
         _ => Step::Look,
     }
 }

@@ -76,7 +76,9 @@ fn only_the_process_that_authorised_creates() {
 #[test]
 fn a_create_that_was_sent_is_never_sent_again() {
     let sent = Seen { post: Post::Sent, ..seen(WorkerSeen::Unseen) };
-    assert_eq!(next(&authorised(ME), &sent, 0), Step::Look);
+    assert!(matches!(next(&authorised(ME), &sent, 0), Step::Wait { after: Some(_), .. }), "it comes into view soon");
+    let late = Seen { watched: Watched { state: crate::resolve::IN_VIEW_AFTER, ..Watched::default() }, ..sent };
+    assert_eq!(next(&authorised(ME), &late, 0), Step::Look);
     let absent = Seen { post: Post::Sent, ..seen(WorkerSeen::Absent) };
     assert!(matches!(next(&authorised(ME), &absent, 0), Step::Record(1, end) if end.outcome == Some(Outcome::Lost)));
 }

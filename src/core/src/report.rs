@@ -4,8 +4,8 @@
 //! never Pass.
 
 use collect_api::{
-    CollectShard, ValidationReportStatus,
-    condition::reason,
+    CollectShard, CollectTaskStatus, ValidationReportStatus,
+    condition::{FAILED, VERIFIED, reason},
     fold::Comparison,
     plan::PathStep,
     protocol::CommitResult,
@@ -65,6 +65,26 @@ pub fn of_shard(shard: &CollectShard) -> Comparison {
         unreliable: i64::from(tally.unreliable),
         samples: tally.samples.clone(),
         ..Comparison::default()
+    }
+}
+
+/// The report of a child that is over, as far as its status tells: for a report that somebody deleted, so that the tree
+/// above does not wait for it for ever.
+pub fn retold(step: PathStep, child: &CollectTaskStatus) -> ChildReport {
+    let verdict = child.report.as_ref().map_or(Verdict::Inconclusive, |report| report.verdict.clone());
+    let collected = child.records.as_ref().map_or(0, |records| records.collected);
+    let condition = |type_: &str| child.conditions.iter().find(|condition| condition.type_ == type_);
+    let reason = condition(VERIFIED).or(condition(FAILED)).map(|condition| condition.reason.clone());
+    let counts = Counts {
+        // It passed only because the two were the same.
+        source: Some(collected).filter(|_| verdict == Verdict::Pass),
+        collected,
+        ..Counts::default()
+    };
+    let reason = reason.filter(|_| verdict != Verdict::Pass);
+    ChildReport {
+        step,
+        status: ValidationReportStatus { verdict: Some(verdict), reason, counts: Some(counts), ..Default::default() },
     }
 }
 
@@ -305,7 +325,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::tree::tests as plan;
+    use crate::{conditions, tree::tests as plan};
 
     fn shard(tally: Tally) -> Arc<CollectShard> {
         let spec = CollectShardSpec {
@@ -386,6 +406,29 @@ mod tests {
         assert_eq!((bad.verdict, bad.reason.as_deref()), (Some(Verdict::Fail), Some("CountsDiffer")));
         assert_eq!(bad.counts.unwrap().delta, Some(0));
         assert_eq!(bad.regions_total, Some(2));
+    }
+
+    #[test]
+    fn a_report_that_is_gone_is_told_by_the_status() {
+        let condition = |type_: &str, reason: &str| {
+            let mut conditions = Vec::new();
+            let at = conditions::At { generation: None, now: Timestamp::UNIX_EPOCH };
+            conditions::set(&mut conditions, type_, "False", reason, "", at);
+            conditions
+        };
+        let status = |verdict, conditions| CollectTaskStatus {
+            report: Some(collect_api::task::ReportRef { name: "t-r1".into(), verdict }),
+            records: Some(collect_api::task::RecordCounts { collected: 7, ..Default::default() }),
+            conditions,
+            ..Default::default()
+        };
+        let told = |verdict, conditions| of_child(&retold(plan::step("a"), &status(verdict, conditions)));
+        let passed = told(Verdict::Pass, condition(VERIFIED, "Succeeded"));
+        assert_eq!((passed.collected, passed.source, passed.source_unknown, passed.failed), (7, 7, false, None));
+        let failed = told(Verdict::Fail, condition(FAILED, reason::SHARDS_FAILED));
+        assert_eq!((failed.failed.as_deref(), failed.source_unknown), (Some("ShardsFailed"), true));
+        let unknown = told(Verdict::Inconclusive, condition(VERIFIED, reason::NO_TOTAL));
+        assert_eq!(unknown.inconclusive.as_deref(), Some("NoTotal"));
     }
 
     #[test]

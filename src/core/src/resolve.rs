@@ -35,6 +35,8 @@ pub const KEEP_REPORTS: usize = 5;
 pub const ATTEMPT_DEADLINE: Duration = Duration::from_secs(6 * 3600);
 /// How long an authorised attempt without a Job is believed in, when another process authorised it.
 pub const ABANDON_AFTER: Duration = Duration::from_secs(30);
+/// How long a Job that this process created may take to come into view before it is looked for.
+pub const IN_VIEW_AFTER: Duration = Duration::from_secs(5);
 /// How long a stopped pod may take to leave.
 pub const STOP_GRACE: Duration = Duration::from_secs(60);
 

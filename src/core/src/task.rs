@@ -148,7 +148,15 @@ pub fn is_to_be_redriven(status: &CollectTaskStatus, redrives_below: i32, above:
         return Some(Redrive::Here);
     }
     (above.desired == DesiredState::Running && redrives_below > status.redrives_below.unwrap_or(0))
-        .then_some(Redrive::Below)
+        .then_some(Redrive::Below(redrives_below))
+}
+
+/// How often a retry has taken up work again in a task's run, with what is below as it is now. A report is about one round.
+///
+/// It only grows: where something that was retried is deleted by hand, the count below falls, and the tasks above still
+/// have to learn of the retry.
+pub fn round(status: &CollectTaskStatus, redrives_below: i32) -> i32 {
+    status.redrives.unwrap_or(0) + (redrives_below - status.redrives_below.unwrap_or(0)).max(0)
 }
 
 /// Where a retry begins.
@@ -156,8 +164,8 @@ pub fn is_to_be_redriven(status: &CollectTaskStatus, redrives_below: i32, above:
 pub enum Redrive {
     /// At this task.
     Here,
-    /// At something below it, which is taken up already.
-    Below,
+    /// At something below it, which is taken up already: how often such things were, all in all.
+    Below(i32),
 }
 
 /// The status of a task that a retry takes up again: what had failed is undone, what is committed stays.
@@ -166,6 +174,7 @@ pub fn redriven(status: &CollectTaskStatus, redrive: Redrive, token: Option<Stri
     let child = status.plan.is_none() && status.shards.is_some();
     let phase = if sealed || child { Phase::Running } else { Phase::Pending };
     let mut new = waiting(status, phase, reason::REDRIVEN, "a retry takes up what had failed", at);
+<<<<<<< HEAD
     if redrive == Redrive::Here {
         new = unfolded(&new);
         new.redrives = Some(new.redrives.unwrap_or_default() + 1);
@@ -175,6 +184,17 @@ pub fn redriven(status: &CollectTaskStatus, redrive: Redrive, token: Option<Stri
             (shards.failed, shards.cancelled) = (0, 0);
         }
         new.failures.clear();
+=======
+    match redrive {
+        Redrive::Here => {
+            new = unfolded(&new);
+            new.redrives = Some(new.redrives.unwrap_or_default() + 1);
+        }
+        Redrive::Below(below) => {
+            new.redrives = Some(round(status, below));
+            new.redrives_below = Some(below);
+        }
+>>>>>>> wip-prop
     }
     new.retried = token;
     new.finished_at = None;
@@ -286,21 +306,31 @@ fn going_on(new: &CollectTaskStatus, seen: &Progress<'_>, at: At) -> CollectTask
     }
 }
 
-/// Every child is over, but some were stopped before they had done their work.
+/// Every child is over, but some were stopped before they had done their work: shards below them were cancelled, or never
+/// began. What they should hold is not known, so nothing is compared.
 fn cut_short(new: &CollectTaskStatus, seen: &Progress<'_>, at: At) -> Option<CollectTaskStatus> {
-    let rolled = seen.rolled;
-    if rolled.tasks.cancelled + rolled.shards.cancelled == 0 {
+    let shards = &seen.rolled.shards;
+    let undone = shards.total - shards.succeeded - shards.failed;
+    let cancelled = seen.rolled.tasks.cancelled + shards.cancelled > 0;
+    if undone == 0 && !cancelled {
         return None;
     }
     match seen.halt {
         // With failFast the failures themselves are the end of the task that has them: the report tells of them.
-        Some(halt) if halt.reason == reason::SHARDS_FAILED && rolled.shards.failed > seen.tolerated => None,
+        Some(halt) if halt.reason == reason::SHARDS_FAILED && shards.failed > seen.tolerated => None,
         // Its other tasks were stopped as well, and what they have not collected is no success.
         Some(halt) => Some(failed(new, Phase::Failed, halt.reason, &halt.message, at)),
-        None if rolled.shards.failed > seen.tolerated => None,
-        None => {
-            let message = format!("{} of {} shards were cancelled", rolled.shards.cancelled, rolled.shards.total);
+        None if shards.failed > seen.tolerated => None,
+        None if cancelled => {
+            let message = format!("{undone} of {} shards were cancelled", shards.total);
             Some(failed(new, Phase::Cancelled, reason::CANCELLED, &message, at))
+        }
+        None => {
+            let message = format!(
+                "{undone} of {} shards were not collected, because a task below was stopped; set a new value of the annotation collect.dev/retry to go on",
+                shards.total
+            );
+            Some(failed(new, Phase::Failed, reason::FAILED, &message, at))
         }
     }
 }
@@ -413,8 +443,7 @@ fn numbers(status: &CollectTaskStatus, seen: &Progress<'_>, now: Timestamp) -> C
     new.workers = Some(rolled.workers);
     new.failures = rolled.failures.clone();
     new.stragglers = seen.stragglers.clone();
-    let own = status.redrives.unwrap_or(0) - status.redrives_below.unwrap_or(0);
-    new.redrives = Some(own + rolled.redrives).filter(|redrives| *redrives > 0);
+    new.redrives = Some(round(status, rolled.redrives)).filter(|redrives| *redrives > 0);
     new.redrives_below = Some(rolled.redrives).filter(|redrives| *redrives > 0);
     let seconds = status.started_at.as_ref().map_or(0.0, |start| now.duration_since(start.0).as_secs_f64());
     new.summary = Some(TaskSummary {
@@ -726,6 +755,28 @@ mod tests {
     }
 
     #[test]
+    fn what_never_began_below_a_stopped_task_is_no_success() {
+        let halt = Halt { reason: reason::DEADLINE_EXCEEDED, message: "too late".into() };
+        let comparison = comparison(Verdict::Pass, None);
+        let mut stopped = rolled(1, 0, 2);
+        // Its one child task failed when the run was stopped, before its second shard was created.
+        (stopped.tasks.total, stopped.tasks.failed, stopped.complete) = (1, 1, true);
+        let end = |halt| {
+            let seen = Progress {
+                halt,
+                comparison: Some(&comparison),
+                report: Some("t-r1".into()),
+                ..progress(&stopped, DesiredState::Cancelled)
+            };
+            let (status, _) = advance(&validating(), &seen, at(9));
+            let reason = status.conditions.iter().find(|c| c.type_ == FAILED).map(|c| c.reason.clone());
+            (status.phase, reason)
+        };
+        assert_eq!(end(Some(&halt)), (Some(Phase::Failed), Some("DeadlineExceeded".into())));
+        assert_eq!(end(None), (Some(Phase::Failed), Some("Failed".into())), "even if the deadline was raised since");
+    }
+
+    #[test]
     fn what_fail_fast_stopped_elsewhere_is_no_success() {
         let halt = Halt { reason: reason::SHARDS_FAILED, message: "1 of 9 shards failed".into() };
         let comparison = comparison(Verdict::Pass, None);
@@ -768,13 +819,24 @@ mod tests {
         let running = above(None, DesiredState::Running);
         assert_eq!(is_to_be_redriven(&failed, 2, &running), None);
         assert_eq!(is_to_be_redriven(&failed, 1, &running), None, "an old view");
-        assert_eq!(is_to_be_redriven(&failed, 3, &running), Some(Redrive::Below));
+        assert_eq!(is_to_be_redriven(&failed, 3, &running), Some(Redrive::Below(3)));
         let token = above(Some("a"), DesiredState::Running);
         assert_eq!(is_to_be_redriven(&failed, 0, &token), Some(Redrive::Here));
         assert_eq!(is_to_be_redriven(&failed, 0, &above(Some("a"), DesiredState::Cancelled)), None);
         let mut good = failed;
         good.phase = Some(Phase::Succeeded);
         assert_eq!(is_to_be_redriven(&good, 9, &token), None, "there is nothing to retry");
+    }
+
+    #[test]
+    fn the_tasks_above_learn_of_a_retry_whatever_becomes_of_what_was_retried() {
+        let failed = failed(&begin(), Phase::Failed, "x", "x", at(9));
+        let again = redriven(&failed, Redrive::Below(1), None, at(20));
+        assert_eq!((again.redrives, again.redrives_below), (Some(1), Some(1)), "its parent sees it at once");
+        let without = Rolled { redrives: 0, ..rolled(1, 0, 2) };
+        let (later, _) = step(&again, &without, DesiredState::Running, 21);
+        assert_eq!((later.redrives, later.redrives_below), (Some(1), None), "what was retried is deleted by hand");
+        assert_eq!(round(&later, 1), 2, "and retried once more");
     }
 
     #[test]

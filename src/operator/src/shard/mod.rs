@@ -25,6 +25,9 @@ use crate::{
     worker::{self, Place},
 };
 
+/// How long a pod may wait before its shard says so: each telling costs two writes.
+const TOLD_AFTER: Duration = Duration::from_secs(20);
+
 /// One pass over a shard.
 pub async fn reconcile(shard: Arc<CollectShard>, ctx: Arc<Context>) -> Result<Action, Error> {
     let uid = shard.uid().unwrap_or_default();
@@ -135,8 +138,8 @@ fn waiting(
 ) -> Option<CollectShardStatus> {
     let live = status.attempts.last().is_some_and(collect_api::Attempt::is_live);
     match why {
-        // Most pods wait for a moment; only those that go on waiting are told of.
-        Some((reason::POD_PENDING, _)) if watched_for < Duration::from_secs(5) => None,
+        // Most pods wait for a moment, and in a busy cluster for some more: only those that go on waiting are told of.
+        Some((reason::POD_PENDING, _)) if watched_for < TOLD_AFTER => None,
         Some((reason::POD_PENDING | reason::JOB_REFUSED, message)) => {
             Some(core::waiting(status, ShardPhase::Pending, Some(message.clone()), generation))
         }
