@@ -10,7 +10,9 @@ use jiff::Timestamp;
 
 use crate::{
     attempts::{Entries, backoff_left},
-    resolve::{ABANDON_AFTER, Charge, IN_VIEW_AFTER, PENDING_TIMEOUT, REFUSED_PAUSE, RetryPolicy, STOP_GRACE, TimeLimits},
+    resolve::{
+        ABANDON_AFTER, Charge, IN_VIEW_AFTER, PENDING_TIMEOUT, REFUSED_PAUSE, RetryPolicy, STOP_GRACE, TimeLimits,
+    },
 };
 
 /// What this process knows of its own create of attempt n's worker.

@@ -174,17 +174,6 @@ pub fn redriven(status: &CollectTaskStatus, redrive: Redrive, token: Option<Stri
     let child = status.plan.is_none() && status.shards.is_some();
     let phase = if sealed || child { Phase::Running } else { Phase::Pending };
     let mut new = waiting(status, phase, reason::REDRIVEN, "a retry takes up what had failed", at);
-<<<<<<< HEAD
-    if redrive == Redrive::Here {
-        new = unfolded(&new);
-        new.redrives = Some(new.redrives.unwrap_or_default() + 1);
-        // What had failed counts no more, or failFast would stop the run again before anything is taken up.
-        if let Some(shards) = &mut new.shards {
-            shards.pending += shards.failed + shards.cancelled;
-            (shards.failed, shards.cancelled) = (0, 0);
-        }
-        new.failures.clear();
-=======
     match redrive {
         Redrive::Here => {
             new = unfolded(&new);
@@ -194,7 +183,6 @@ pub fn redriven(status: &CollectTaskStatus, redrive: Redrive, token: Option<Stri
             new.redrives = Some(round(status, below));
             new.redrives_below = Some(below);
         }
->>>>>>> wip-prop
     }
     new.retried = token;
     new.finished_at = None;
