@@ -12,7 +12,7 @@ use collect_api::{
 use collect_core::{
     fold::{self, Finished},
     halt::{Halt, tolerated},
-    names, report as compare, resolve,
+    names, report as compare, resolve, retry,
     rollup::{self, Above, Rolled, roll_up},
     straggler::stragglers,
     task::{self as core, Commit, Needs, Progress},
@@ -38,6 +38,8 @@ use crate::{
 
 /// Progress is written at most this often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+/// How long a child's report may take to come into view before it counts as deleted.
+const GONE_AFTER: Duration = Duration::from_secs(15);
 /// Deletes sent at once.
 const DELETES_AT_ONCE: usize = 8;
 
@@ -110,7 +112,9 @@ pub async fn pass(ctx: &Context, task: &CollectTask, place: &Place<'_>, commit: 
         commit: commit.clone(),
         report: report
             .as_ref()
-            .filter(|report| observe::is_current(report, round(&status, &rolled)))
+            .filter(|report| {
+                report.status.as_ref().zip(comparison.as_ref()).is_some_and(|(r, c)| compare::tells_of(r, c))
+            })
             .map(|report| report.name_any()),
         waiting: waiting(&children),
         stragglers: stragglers(&children.shards, &nodes(ctx, &children), at.now),
@@ -122,7 +126,7 @@ pub async fn pass(ctx: &Context, task: &CollectTask, place: &Place<'_>, commit: 
     }
     let mut action = settle(ctx, task, &new).await?;
     if needs == Needs::Report {
-        if let Some(comparison) = comparison.filter(|_| report_is_due(ctx, task, run, &new)) {
+        if let Some(comparison) = comparison.filter(|comparison| report_is_due(ctx, task, run, comparison)) {
             let artifacts = match &commit {
                 Commit::Done(result) => Some(result),
                 _ => None,
@@ -137,7 +141,7 @@ pub async fn pass(ctx: &Context, task: &CollectTask, place: &Place<'_>, commit: 
 /// Takes a task that is over up again, if a retry says so here or below.
 pub async fn redriven(ctx: &Context, task: &CollectTask, above: &Above) -> Result<bool, Error> {
     let Some(status) = &task.status else { return Ok(false) };
-    if !status.phase.as_ref().is_some_and(Phase::is_retriable) {
+    if !retry::is_retriable(status) {
         return Ok(false);
     }
     let children = observe::children(ctx, task, None, &observe::folded(status, &task.name_any())?);
@@ -146,11 +150,6 @@ pub async fn redriven(ctx: &Context, task: &CollectTask, above: &Above) -> Resul
     info!(task = task.name_any(), ?redrive, "taken up again by a retry");
     let new = core::redriven(status, redrive, above.token.clone(), at(task));
     write(ctx, task, &new).await.map(|written| written.is_some())
-}
-
-/// How often a retry had taken up work again, with what is below as it is now.
-fn round(status: &CollectTaskStatus, rolled: &Rolled) -> Option<i32> {
-    Some(status.redrives.unwrap_or(0) - status.redrives_below.unwrap_or(0) + rolled.redrives)
 }
 
 /// Deletes children that are folded: what they came to stands in the parent's status.
@@ -266,8 +265,13 @@ fn child_report(ctx: &Context, child: &CollectTask, run: i64) -> Option<Option<c
         return Some(None);
     }
     let step = child.spec.part_of.as_ref().and_then(|part_of| part_of.path.last()).cloned()?;
-    let report = observe::report(ctx, child, run).filter(|report| observe::is_current(report, status.redrives))?;
-    Some(Some(compare::ChildReport { step, status: report.status.clone()? }))
+    let Some(report) = observe::report(ctx, child, run) else {
+        // Not in view yet, or deleted by somebody: then its status tells as much as it can.
+        let missing = ctx.watched_for(&child.uid().unwrap_or_default(), "its report", "is not there");
+        return (missing >= GONE_AFTER).then(|| Some(compare::retold(step, status)));
+    };
+    let is_current = observe::is_current(&report, status.redrives);
+    is_current.then(|| report.status.clone()).flatten().map(|status| Some(compare::ChildReport { step, status }))
 }
 
 /// What the task's slices and children add up to, those that are folded included; nothing while a child's report is not in view.
@@ -305,16 +309,16 @@ fn compare_all(
         found: found.clone(),
         failed_shards: rolled.shards.failed,
         tolerated: rolled.shards.failed <= tolerated(&place.root.spec, rolled.shards.total),
-        round: round(status, rolled).unwrap_or(0),
+        round: core::round(status, rolled.redrives),
     };
     compare::compare(&input, clock::now())
 }
 
 /// Whether the report was not written a moment ago: it comes into view a little later than it is written.
-fn report_is_due(ctx: &Context, task: &CollectTask, run: i64, status: &CollectTaskStatus) -> bool {
-    let what = format!("report/{run}/{}", status.redrives.unwrap_or(0));
-    let written = ctx.watched_for(&task.uid().unwrap_or_default(), &what, "written");
-    written.is_zero() || written >= Duration::from_secs(3)
+fn report_is_due(ctx: &Context, task: &CollectTask, run: i64, comparison: &ValidationReportStatus) -> bool {
+    let round = comparison.rounds.last().map(|round| round.round);
+    let what = format!("{run}/{round:?}/{:?}/{:?}", comparison.verdict, comparison.counts);
+    ctx.first_time(&format!("report/{}/{what}", task.uid().unwrap_or_default()))
 }
 
 /// Writes the report about a task's run: created once, then its status, each safe to repeat (I11). A retry writes its status anew.
@@ -362,8 +366,7 @@ async fn write_report(
         // The report of an earlier task of the same name is still being deleted.
         return Ok(());
     }
-    let round = comparison.rounds.last().map(|round| round.round);
-    if !observe::is_current(&made, round) {
+    if !made.status.as_ref().is_some_and(|status| compare::tells_of(status, &comparison)) {
         let status = compare::completed(comparison, artifacts, made.status.as_ref());
         ctx.writer.status(&made, made.status.as_ref(), &status).await?;
     }
