@@ -27,6 +27,11 @@ demo: ## Collect a province on a local Kubernetes, from nothing to the report. S
 test: ## Run every test: unit, property, API, end-to-end. Prints what it skipped and why.
 	@tests/run.sh
 
+.PHONY: chaos
+chaos: ## Collect the whole country again and again on a real node while things are killed at random. SEED, KILLS=200, MINUTES=30.
+	@tests/prerequisites.sh cargo go cc c++ cmake flock npm openssl
+	SEED='$(SEED)' KILLS='$(KILLS)' MINUTES='$(MINUTES)' cargo run --quiet --locked -p collect-e2e --bin chaos
+
 .PHONY: lint
 lint: ## Check formatting, clippy, generated files, chart, scripts, dependencies.
 	@tests/lint.sh
