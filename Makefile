@@ -37,6 +37,10 @@ bench-scale: ## Benchmark the operator with SHARDS=20000 played collectors, PARA
 	RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked --target "$$triple" \
 	  $(if $(COLLECT_BIN_DIR),,-p collect-operator -p collect-worker) -p collect-e2e --bins
 	COLLECT_BIN_DIR="$${COLLECT_BIN_DIR:-$$CARGO_TARGET_DIR/$$triple/release}" "$$CARGO_TARGET_DIR/$$triple/release/bench-scale"
+.PHONY: chaos
+chaos: ## Collect the whole country again and again on a real node while things are killed at random. SEED, KILLS=200, MINUTES=30.
+	@tests/prerequisites.sh cargo go cc c++ cmake flock npm openssl
+	SEED='$(SEED)' KILLS='$(KILLS)' MINUTES='$(MINUTES)' cargo run --quiet --locked -p collect-e2e --bin chaos
 
 .PHONY: lint
 lint: ## Check formatting, clippy, generated files, chart, scripts, dependencies.

@@ -4,6 +4,7 @@
 #
 #   SCALE         province (default) or full
 #   NODE          real (root on Linux) or process; CLUSTER: name of the local cluster
+#   UNTIL         installed: end when operator, source and sink are ready, and collect nothing
 #   KUBE_CONTEXT  use this context of your kubeconfig instead of a local cluster, and only it. It needs OPERATOR_IMAGE,
 #                 WORKER_IMAGE, REGISTRY_IMAGE and S3D_IMAGE: name:tag of images that the cluster can pull
 #
@@ -267,6 +268,7 @@ main() {
   fi
   stage "install the operator" install_operator
   stage "install source and sink" install_source_and_sink
+  [[ ${UNTIL:-} != installed ]] || return 0
   stage "forget an earlier run" forget_earlier_run
   stage "collect" collect
   stage "result" show_result

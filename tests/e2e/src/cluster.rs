@@ -1,7 +1,8 @@
 //! One Kubernetes for each test binary.
 //!
 //! A companion process holds the cluster's lock while the test process lives and takes the cluster down when it ends, however it
-//! ends. Two runs of the same binary thus wait for each other. `COLLECT_E2E_KEEP=1` leaves the cluster up for the next run.
+//! ends. Two runs of the same binary thus wait for each other, and so do all with a real node, of which a machine has one.
+//! `COLLECT_E2E_KEEP=1` leaves the cluster up for the next run.
 
 use std::{
     collections::BTreeMap,
@@ -82,7 +83,7 @@ impl Cluster {
             return None;
         }
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let companion = companion(name);
+        let companion = companion(name, if node == Node::Real { "real-node" } else { name });
         let mut up = launcher();
         up.args(["up", "--name", name, "--node", node.as_str()]);
         if node == Node::Process {
@@ -165,7 +166,14 @@ impl Cluster {
 
     /// Stops, starts or restarts a component.
     pub fn component(&self, verb: &str, component: &str) {
-        let output = launcher().args([verb, "--name", self.name, component]).output().expect("the launcher runs");
+        self.component_by(verb, component, "TERM");
+    }
+
+    /// The same with the signal that ends it: `TERM` or `KILL`.
+    pub fn component_by(&self, verb: &str, component: &str, signal: &str) {
+        let mut launcher = launcher();
+        launcher.args([verb, "--name", self.name, "--signal", signal, component]);
+        let output = launcher.output().expect("the launcher runs");
         assert!(output.status.success(), "{verb} {component}: {}", String::from_utf8_lossy(&output.stderr));
     }
 }
@@ -190,9 +198,9 @@ pub async fn client_of(kubeconfig: &Path) -> Client {
     Client::try_from(config).expect("a client can be made of it")
 }
 
-/// Starts the companion and waits until it holds the cluster's lock.
-fn companion(name: &str) -> Child {
-    let lock = std::env::temp_dir().join(format!("collect-e2e-{name}.lock"));
+/// Starts the companion and waits until it holds the lock, which it keeps until the cluster is down.
+fn companion(name: &str, lock: &str) -> Child {
+    let lock = std::env::temp_dir().join(format!("collect-e2e-{lock}.lock"));
     let down =
         if std::env::var_os("COLLECT_E2E_KEEP").is_some() { "" } else { "exec \"$2\" down --name \"$3\" >/dev/null" };
     let mut companion = Command::new("sh")

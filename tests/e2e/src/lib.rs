@@ -11,11 +11,15 @@
 //! | [`audit`]   | who wrote what, from the API server's own log |
 //! | [`sink`]    | what a reader finds: `_current.json`, the file list, the manifests, the records |
 //! | [`tasks`]   | CollectTasks for the sample source |
+//! | [`demo`]    | the demo on a real node |
+//! | [`chaos`]   | blows against the demo on a real node, for as long as wanted |
 //!
 //! A test fails when its subject is absent. What a machine can't run is skipped with a printed reason, and fails if `CI=true`.
 
 pub mod audit;
+pub mod chaos;
 pub mod cluster;
+pub mod demo;
 pub mod http;
 pub mod operator;
 pub mod played;

@@ -25,7 +25,7 @@ use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
     core::NamespaceResourceScope,
-    runtime::watcher,
+    runtime::{WatchStreamExt, utils::Backoff, watcher},
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -43,7 +43,26 @@ pub struct Space {
     /// A folder of the test's own: logs, keys, files of the sink.
     pub folder: PathBuf,
     logs: Mutex<Vec<PathBuf>>,
+    /// Whether the namespace was there before.
+    borrowed: bool,
 }
+
+/// Time between two tries of a watch whose API server is away.
+struct Steady(Duration);
+
+impl Iterator for Steady {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        Some(self.0)
+    }
+}
+
+impl Backoff for Steady {
+    fn reset(&mut self) {}
+}
+
+const AGAIN: Steady = Steady(Duration::from_millis(200));
 
 impl Space {
     /// Makes a namespace whose name begins with `test`.
@@ -57,9 +76,14 @@ impl Space {
             .create(&PostParams::default(), &namespace)
             .await
             .expect("a new namespace");
-        let folder = std::env::temp_dir().join("collect-e2e").join(&name);
-        std::fs::create_dir_all(&folder).expect("the test's folder can be made");
-        Self { cluster, client, name, folder, logs: Mutex::default() }
+        Self { cluster, client, folder: folder(&name), name, logs: Mutex::default(), borrowed: false }
+    }
+
+    /// A namespace that somebody else made and that stays.
+    pub async fn existing(cluster: &'static Cluster, name: &str) -> Self {
+        let folder = folder(&format!("{name}-{}", std::process::id()));
+        let client = cluster.client().await;
+        Self { cluster, client, name: name.to_owned(), folder, logs: Mutex::default(), borrowed: true }
     }
 
     /// Objects of a kind in this namespace.
@@ -157,7 +181,7 @@ impl Space {
     {
         let mut last = None;
         let wait = async {
-            let mut stream = watcher::watch_object(self.api::<K>(), name).boxed();
+            let mut stream = watcher::watch_object(self.api::<K>(), name).backoff(AGAIN).boxed();
             loop {
                 match stream.try_next().await {
                     Ok(Some(Some(object))) if condition(&object) => return object,
@@ -183,7 +207,29 @@ impl Space {
     ///
     /// # Panics
     /// After `limit`, with the names last seen.
-    pub async fn until_all<K>(&self, what: &str, limit: Duration, mut condition: impl FnMut(&[K]) -> bool) -> Vec<K>
+    pub async fn until_all<K>(&self, what: &str, limit: Duration, condition: impl FnMut(&[K]) -> bool) -> Vec<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + DeserializeOwned
+            + Debug
+            + Send
+            + 'static,
+    {
+        self.until_labelled("", what, limit, condition).await
+    }
+
+    /// The same for those objects of a kind that have these labels.
+    ///
+    /// # Panics
+    /// After `limit`, with the names last seen.
+    pub async fn until_labelled<K>(
+        &self,
+        labels: &str,
+        what: &str,
+        limit: Duration,
+        mut condition: impl FnMut(&[K]) -> bool,
+    ) -> Vec<K>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
             + Clone
@@ -196,7 +242,8 @@ impl Space {
         let mut relisted: BTreeMap<String, K> = BTreeMap::new();
         let mut names = Vec::new();
         let wait = async {
-            let mut stream = watcher(self.api::<K>(), watcher::Config::default()).boxed();
+            let of = watcher::Config::default().labels(labels);
+            let mut stream = watcher(self.api::<K>(), of).backoff(AGAIN).boxed();
             loop {
                 match stream.try_next().await {
                     Ok(Some(watcher::Event::Init)) => {
@@ -279,7 +326,7 @@ impl Space {
     }
 
     /// Prints what a person would look at first, and keeps all of it in a file.
-    fn print_state(&self) {
+    pub fn print_state(&self) {
         let kubectl = |args: &str| {
             let mut kubectl = self.cluster.kubectl();
             kubectl.args(["--namespace", &self.name]).args(args.split(' ')).stderr(Stdio::null());
@@ -305,6 +352,13 @@ impl Space {
     }
 }
 
+/// A folder of a test's own.
+fn folder(name: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join("collect-e2e").join(name);
+    std::fs::create_dir_all(&folder).expect("the test's folder can be made");
+    folder
+}
+
 /// The first or last lines of a text, each cut to what fits a screen.
 fn lines(text: &str, most: usize, last: bool) -> String {
     let all: Vec<_> = text.lines().collect();
@@ -324,6 +378,9 @@ impl Drop for Space {
             say(&format!("logs are kept in {}", self.folder.display()));
         } else {
             let _ = std::fs::remove_dir_all(&self.folder);
+        }
+        if self.borrowed {
+            return;
         }
         let mut delete = self.cluster.kubectl();
         delete.args(["delete", "namespace", &self.name, "--wait=false", "--ignore-not-found"]);

@@ -4,57 +4,26 @@
 
 use std::{
     collections::BTreeSet,
-    io::{BufRead, BufReader},
-    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use collect_api::CollectTask;
-use collect_e2e::{Cluster, Node, cluster, figure, say, sink};
-use collect_registry::Registry;
-use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service};
+use collect_e2e::{Cluster, Node, cluster, demo, demo::NAMESPACE, figure, sink};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, ListParams},
     runtime::wait,
 };
-use object_store::aws::AmazonS3Builder;
 
 const CLUSTER: &str = "e2e-real";
-const NAMESPACE: &str = "demo";
 
 /// What is collected: scale for the demo, name of the task, codes of the source.
 fn subject() -> (&'static str, &'static str, BTreeSet<String>) {
-    let data = cluster::run(&mut Command::new(cluster::repository().join("tests/registry/data.sh")));
-    let registry = Registry::load(data.trim()).expect("the data can be loaded");
-    let level = registry.level("villages").expect("it has villages");
-    let all = (0..registry.count(level)).filter_map(|i| registry.code(level, i));
     match std::env::var("SCALE").as_deref() {
-        Ok("full") => ("full", "villages", all.collect()),
-        _ => ("province", "guangdong", all.filter(|code| code.starts_with("44")).collect()),
+        Ok("full") => ("full", "villages", demo::villages("")),
+        _ => ("province", "guangdong", demo::villages("44")),
     }
-}
-
-/// Runs the demo to its end, showing its output as it comes; gives the output.
-fn demo(scale: &str) -> String {
-    let mut demo = Command::new(cluster::repository().join("tests/demo/demo.sh"))
-        .env("CLUSTER", CLUSTER)
-        .env("NODE", "real")
-        .env("SCALE", scale)
-        .env_remove("KUBECONFIG")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the demo can be started");
-    let mut text = String::new();
-    for line in BufReader::new(demo.stdout.take().expect("it is piped")).lines().map_while(Result::ok) {
-        say(&line);
-        text.push_str(&line);
-        text.push('\n');
-    }
-    let status = demo.wait().expect("the demo can be waited for");
-    assert!(status.success(), "the demo ended with {status}");
-    text
 }
 
 /// The numbers that stand before `MiB` in the line that begins with `what`.
@@ -71,7 +40,7 @@ fn mebibytes(text: &str, what: &str) -> Vec<f64> {
 async fn the_demo_collects_every_village_and_is_lean_and_goes_without_a_trace() {
     let Some(cluster) = Cluster::shared(CLUSTER, Node::Real) else { return };
     let (scale, name, codes) = subject();
-    let text = demo(scale);
+    let text = demo::script(CLUSTER, &[("SCALE", scale)]);
     let client = cluster.client().await;
 
     // What its user sees.
@@ -88,26 +57,7 @@ async fn the_demo_collects_every_village_and_is_lean_and_goes_without_a_trace() 
     assert_eq!(words[1..6], ["counts", "Pass", count.as_str(), count.as_str(), "0"], "{row}");
 
     // What a reader of the sink finds.
-    let services: Api<Service> = Api::namespaced(client.clone(), NAMESPACE);
-    let address = services
-        .get("s3")
-        .await
-        .expect("the sink has a service")
-        .spec
-        .and_then(|spec| spec.cluster_ip)
-        .expect("it has an address");
-    let secrets: Api<Secret> = Api::namespaced(client.clone(), NAMESPACE);
-    let secret = secrets.get("lake").await.expect("the sink has a secret").data.expect("it has data");
-    let key = |name: &str| String::from_utf8(secret[name].0.clone()).expect("a key is text");
-    let store = AmazonS3Builder::new()
-        .with_endpoint(format!("http://{address}:9000"))
-        .with_allow_http(true)
-        .with_bucket_name("lake")
-        .with_region("us-east-1")
-        .with_access_key_id(key("access_key_id"))
-        .with_secret_access_key(key("secret_access_key"))
-        .build()
-        .expect("a client of the sink");
+    let store = demo::bucket(&client).await;
     let collected = sink::read(&store, name, "code").await;
     collected.assert_exactly(&codes);
     figure("villages at the sink, read through the manifests", collected.records);

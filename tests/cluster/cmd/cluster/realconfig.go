@@ -79,7 +79,8 @@ func (c *Cluster) cniConfig() string {
 `, c.bridge(), c.path("cni-addresses"), c.Real.Subnet)
 }
 
-// A node for tests: nothing is evicted, nothing is collected, swap and cgroup v1 are fine.
+// A node for tests: nothing is evicted, nothing is collected, swap and cgroup v1 are fine. A container that is killed again and again
+// comes back after a second: with the default of up to five minutes a test of crashes would mostly look at a program that does not run.
 func (c *Cluster) kubeletConfig() string {
 	return fmt.Sprintf(`apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
@@ -109,6 +110,7 @@ maxPods: 200
 kubeAPIQPS: 500
 kubeAPIBurst: 1000
 eventRecordQPS: 0
+crashLoopBackOff: {maxContainerRestartPeriod: 1s}
 `, c.Ports["kubelet"], c.pki("ca.crt"), c.pki("server.crt"), c.pki("server.key"), "unix://"+c.containerdSocket(),
 		c.path("pod-logs"), c.path("tmp", "volume-plugins"), "/"+c.cgroup(), c.Real.Gateway, clusterDomain)
 }
