@@ -233,10 +233,16 @@ pub fn advance(status: &CollectTaskStatus, seen: &Progress<'_>, at: At) -> (Coll
     let mut new = numbers(status, seen, at.now);
     new.observed_generation = at.generation;
     new.retried = seen.token.clone();
+    let retried = new.retried != status.retried || new.redrives != status.redrives;
+    let uncommitted = (retried || !seen.rolled.complete) && uncommit(&mut new);
     if !seen.rolled.complete {
         return (going_on(&new, seen, at), Needs::Nothing);
     }
     new.stragglers.clear();
+    if uncommitted {
+        let message = "a retry takes up what had failed";
+        return (waiting(&new, Phase::Validating, reason::REDRIVEN, message, at), Needs::Nothing);
+    }
     let Some(comparison) = seen.comparison else {
         return (waiting(&new, Phase::Validating, reason::VALIDATING, "comparing with the source", at), Needs::Nothing);
     };
@@ -266,6 +272,16 @@ pub fn advance(status: &CollectTaskStatus, seen: &Progress<'_>, at: At) -> (Coll
     }
     new.report = Some(ReportRef { name: report.clone(), verdict: verdict.clone() });
     (ended(new, seen.rolled, comparison, &verdict, report, at), Needs::Nothing)
+}
+
+/// Takes back a commit to which work is about to be added before the run has ended; whether there was one. The next one is of
+/// another round, so that it writes a list of its own.
+fn uncommit(new: &mut CollectTaskStatus) -> bool {
+    let Some(commit) = new.commit.as_mut().filter(|commit| commit.result.is_some()) else { return false };
+    commit.result = None;
+    commit.forgiven = commit.attempts.last().map(|attempt| attempt.n);
+    new.redrives = Some(new.redrives.unwrap_or(0) + 1);
+    true
 }
 
 /// Some children are not over.
@@ -551,7 +567,7 @@ pub fn events(old: &CollectTaskStatus, new: &CollectTaskStatus) -> Vec<Told> {
 mod tests {
     use collect_api::{
         report::Counts,
-        task::{CollectTaskSpec, RecordCounts, ShardCounts},
+        task::{CollectTaskSpec, CommitStatus, RecordCounts, ShardCounts},
     };
 
     use super::*;
@@ -814,6 +830,29 @@ mod tests {
         let mut good = failed;
         good.phase = Some(Phase::Succeeded);
         assert_eq!(is_to_be_redriven(&good, 9, &token), None, "there is nothing to retry");
+    }
+
+    #[test]
+    fn what_was_committed_is_committed_again_when_a_retry_comes_before_the_end() {
+        let comparison = comparison(Verdict::Pass, None);
+        let mut status = validating();
+        status.commit = Some(CommitStatus { result: Some(CommitResult::default()), ..CommitStatus::default() });
+        let (over, busy) = (rolled(1, 1, 2), rolled(1, 0, 2));
+        let done = || Commit::Done(CommitResult::default());
+        let seen = |rolled, token: Option<&str>| Progress {
+            comparison: Some(&comparison),
+            commit: done(),
+            tolerated: 1,
+            token: token.map(str::to_owned),
+            ..progress(rolled, DesiredState::Running)
+        };
+        let committed = |status: &CollectTaskStatus| status.commit.as_ref().unwrap().result.is_some();
+        let (same, needs) = advance(&status, &seen(&over, None), at(9));
+        assert!(committed(&same) && needs == Needs::Report);
+        for retried in [seen(&over, Some("again")), seen(&busy, None)] {
+            let (again, needs) = advance(&status, &retried, at(9));
+            assert_eq!((committed(&again), again.redrives, needs), (false, Some(1), Needs::Nothing));
+        }
     }
 
     #[test]
