@@ -67,6 +67,8 @@ pub enum Needs {
     Nothing,
     /// The commit Job has to run.
     Commit,
+    /// The commit Job has to leave: what it was to commit is no longer all there is.
+    CommitToLeave,
     /// The report has to be written.
     Report,
 }
@@ -234,13 +236,18 @@ pub fn advance(status: &CollectTaskStatus, seen: &Progress<'_>, at: At) -> (Coll
     new.observed_generation = at.generation;
     new.retried = seen.token.clone();
     let retried = new.retried != status.retried || new.redrives != status.redrives;
-    let uncommitted = (retried || !seen.rolled.complete) && uncommit(&mut new);
+    let uncommitted = uncommit(&mut new, retried || !seen.rolled.complete);
+    let message = "a retry takes up what had failed";
+    if commit_is_taken_back(&new) {
+        // It removes what no manifest names, so nothing ends, and no work should go far, before it has left.
+        let phase = if seen.rolled.complete { Phase::Validating } else { Phase::Running };
+        return (waiting(&new, phase, reason::REDRIVEN, message, at), Needs::CommitToLeave);
+    }
     if !seen.rolled.complete {
         return (going_on(&new, seen, at), Needs::Nothing);
     }
     new.stragglers.clear();
     if uncommitted {
-        let message = "a retry takes up what had failed";
         return (waiting(&new, Phase::Validating, reason::REDRIVEN, message, at), Needs::Nothing);
     }
     let Some(comparison) = seen.comparison else {
@@ -274,14 +281,28 @@ pub fn advance(status: &CollectTaskStatus, seen: &Progress<'_>, at: At) -> (Coll
     (ended(new, seen.rolled, comparison, &verdict, report, at), Needs::Nothing)
 }
 
-/// Takes back a commit to which work is about to be added before the run has ended; whether there was one. The next one is of
-/// another round, so that it writes a list of its own.
-fn uncommit(new: &mut CollectTaskStatus) -> bool {
-    let Some(commit) = new.commit.as_mut().filter(|commit| commit.result.is_some()) else { return false };
+/// Takes back a commit, made or under way, where work is `added` before the run has ended; whether one was taken back. The
+/// next one is of another round, so that it writes a list of its own. What a commit from before comes to later counts as little.
+fn uncommit(new: &mut CollectTaskStatus, added: bool) -> bool {
+    let Some(commit) = &mut new.commit else { return false };
+    let Some(last) = commit.attempts.last() else { return false };
+    if last.n <= commit.forgiven.unwrap_or(0) {
+        return commit.result.take().is_some();
+    }
+    if !added || (commit.result.is_none() && !last.is_live()) {
+        return false;
+    }
     commit.result = None;
-    commit.forgiven = commit.attempts.last().map(|attempt| attempt.n);
+    commit.forgiven = Some(last.n);
     new.redrives = Some(new.redrives.unwrap_or(0) + 1);
     true
+}
+
+/// Whether a commit that was taken back is still under way.
+fn commit_is_taken_back(status: &CollectTaskStatus) -> bool {
+    status.commit.as_ref().is_some_and(|commit| {
+        commit.attempts.last().is_some_and(|last| last.is_live() && last.n <= commit.forgiven.unwrap_or(0))
+    })
 }
 
 /// Some children are not over.
@@ -566,11 +587,13 @@ pub fn events(old: &CollectTaskStatus, new: &CollectTaskStatus) -> Vec<Told> {
 #[cfg(test)]
 mod tests {
     use collect_api::{
+        Outcome,
         report::Counts,
         task::{CollectTaskSpec, CommitStatus, RecordCounts, ShardCounts},
     };
 
     use super::*;
+    use crate::{attempts, resolve::RetryPolicy};
 
     fn at(second: i64) -> At {
         At { generation: Some(1), now: Timestamp::from_second(second).unwrap() }
@@ -832,26 +855,50 @@ mod tests {
         assert_eq!(is_to_be_redriven(&good, 9, &token), None, "there is nothing to retry");
     }
 
+    /// A root in Validating with one attempt of its commit.
+    fn committing(outcome: Option<Outcome>) -> CollectTaskStatus {
+        let mut attempts = Vec::new();
+        attempts::authorise(&mut attempts, &mut None, 0, &RetryPolicy::of(None), "me", at(6).now);
+        let result = outcome.as_ref().map(|_| CommitResult::default());
+        attempts[0].outcome = outcome;
+        let commit = CommitStatus { attempts, result, forgiven: None };
+        CollectTaskStatus { commit: Some(commit), ..validating() }
+    }
+
     #[test]
     fn what_was_committed_is_committed_again_when_a_retry_comes_before_the_end() {
         let comparison = comparison(Verdict::Pass, None);
-        let mut status = validating();
-        status.commit = Some(CommitStatus { result: Some(CommitResult::default()), ..CommitStatus::default() });
         let (over, busy) = (rolled(1, 1, 2), rolled(1, 0, 2));
-        let done = || Commit::Done(CommitResult::default());
-        let seen = |rolled, token: Option<&str>| Progress {
-            comparison: Some(&comparison),
-            commit: done(),
-            tolerated: 1,
-            token: token.map(str::to_owned),
-            ..progress(rolled, DesiredState::Running)
+        let advance = |status: &CollectTaskStatus, rolled, token: Option<&str>| {
+            let commit = status.commit.as_ref().and_then(|commit| commit.result.clone());
+            let seen = Progress {
+                comparison: Some(&comparison),
+                commit: commit.map_or(Commit::Open, Commit::Done),
+                tolerated: 1,
+                token: token.map(str::to_owned),
+                ..progress(rolled, DesiredState::Running)
+            };
+            advance(status, &seen, at(9))
         };
-        let committed = |status: &CollectTaskStatus| status.commit.as_ref().unwrap().result.is_some();
-        let (same, needs) = advance(&status, &seen(&over, None), at(9));
-        assert!(committed(&same) && needs == Needs::Report);
-        for retried in [seen(&over, Some("again")), seen(&busy, None)] {
-            let (again, needs) = advance(&status, &retried, at(9));
-            assert_eq!((committed(&again), again.redrives, needs), (false, Some(1), Needs::Nothing));
+        let result = |status: &CollectTaskStatus| status.commit.as_ref().unwrap().result.clone();
+        let (done, under_way) = (committing(Some(Outcome::Succeeded)), committing(None));
+        let (same, needs) = advance(&done, &over, None);
+        assert!(result(&same).is_some() && needs == Needs::Report);
+        for (before, rolled, token, expected) in [
+            (&done, &over, Some("again"), Needs::Nothing),
+            (&done, &busy, None, Needs::Nothing),
+            (&under_way, &over, Some("again"), Needs::CommitToLeave),
+            (&under_way, &busy, None, Needs::CommitToLeave),
+        ] {
+            let (again, needs) = advance(before, rolled, token);
+            assert_eq!((result(&again), again.redrives, needs), (None, Some(1), expected));
+            // What the commit from before comes to afterwards does not count.
+            let mut late = again.clone();
+            let commit = late.commit.as_mut().unwrap();
+            commit.result = Some(CommitResult::default());
+            commit.attempts[0].outcome = Some(Outcome::Succeeded);
+            let (later, _) = advance(&late, &over, token);
+            assert_eq!((result(&later), later.redrives), (None, Some(1)));
         }
     }
 
