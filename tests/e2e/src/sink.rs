@@ -171,8 +171,13 @@ mod tests {
             put(&store, &format!("t/{path}"), bytes).await;
         }
         put(&store, &format!("{RUN}/_files.ndjson"), list).await;
-        put(&store, "t/_current.json", json!({"owner": "n/t", "run": 1, "folder": "runs/1-3f9c2a71"}).to_string())
-            .await;
+        put(
+            &store,
+            "t/_current.json",
+            json!({"owner": "n/t", "run": 1, "folder": "runs/1-3f9c2a71", "list": "runs/1-3f9c2a71/_files.ndjson"})
+                .to_string(),
+        )
+        .await;
         store
     }
 
