@@ -38,7 +38,8 @@ fn task(before: &Value, after: &Value, found: &mut Found) {
     if total.is_some_and(|total| counts(&new["shards"]) > total) {
         found.push(("I10", format!("more shards than there are: {}", new["shards"])));
     }
-    if old["run"] != new["run"] {
+    // While the tree of the run before is removed, the status is still that run's and begins anew.
+    if old["run"] != new["run"] || asked_for(after) != new["run"].as_i64() {
         return;
     }
     if progress.unwrap_or(0) < old["progress"].as_i64().unwrap_or(0) {
@@ -48,6 +49,12 @@ fn task(before: &Value, after: &Value, found: &mut Found) {
     for work in ["plan", "commit"] {
         ledger(&old[work], &new[work], found);
     }
+}
+
+/// Run that a task is to carry out.
+fn asked_for(task: &Value) -> Option<i64> {
+    let spec = &task["spec"];
+    Some(spec["partOf"]["run"].as_i64().or(spec["run"].as_i64()).unwrap_or(1))
 }
 
 fn shard(old: &Value, new: &Value, found: &mut Found) {
@@ -146,6 +153,9 @@ mod tests {
         let over = task(json!({"run": 1, "phase": "Succeeded"}));
         assert_eq!(numbers(&over, &task(json!({"run": 1, "phase": "Running"}))), ["I9"]);
         assert_eq!(numbers(&over, &task(json!({"run": 2, "phase": "Pending"}))), [""; 0]);
+        let mut again = task(json!({"run": 1, "phase": "Pending"}));
+        again["spec"]["run"] = json!(2);
+        assert_eq!(numbers(&over, &again), [""; 0], "a new run is asked for");
         let over = shard(json!({"phase": "Failed"}));
         assert_eq!(numbers(&over, &shard(json!({"phase": "Running"}))), ["I9"]);
         assert_eq!(numbers(&shard(json!({"phase": "Running"})), &over), [""; 0]);
@@ -173,8 +183,9 @@ mod tests {
         let one = shard(json!({"attempts": [first(Value::Null)]}));
         assert_eq!(numbers(&one, &shard(json!({"attempts": [first(Value::Null), second]}))), ["I3"]);
         assert_eq!(numbers(&one, &shard(json!({"attempts": [first(json!("Crashed")), second]}))), [""; 0]);
+        let none = task(json!({"run": 1}));
         assert_eq!(
-            numbers(&one, &task(json!({"plan": {"attempts": [first(Value::Null), second]}}))),
+            numbers(&none, &task(json!({"run": 1, "plan": {"attempts": [first(Value::Null), second]}}))),
             ["I3"],
             "planner and commit have a ledger too"
         );

@@ -56,6 +56,9 @@ use crate::{Cluster, Space, audit, cluster, demo, http, say, sink, tasks::SOON};
 
 /// Time that a run may take, blows and all.
 const RUN: Duration = Duration::from_secs(900);
+/// Which recoveries are meant.
+const KILLS: usize = 0;
+const PAUSES: usize = 1;
 /// A recovery that takes longer is worth a line.
 const SLOW: Duration = Duration::from_secs(15);
 
@@ -152,8 +155,8 @@ struct Campaign {
     deck: Deck,
     /// Decides how runs follow each other.
     random: StdRng,
-    /// Recoveries that are awaited.
-    recoveries: JoinSet<Recovery>,
+    /// Recoveries that are awaited, those from kills and those from pauses.
+    recoveries: [JoinSet<Recovery>; 2],
     began: Instant,
 }
 
@@ -178,7 +181,7 @@ impl Campaign {
         let (seed, kills, minutes) = (orders.seed, orders.kills, orders.time.as_secs_f64() / 60.0);
         let tally = Tally { orders: format!("SEED={seed} KILLS={kills} MINUTES={minutes}"), ..Tally::default() };
         let codes = demo::villages(orders.codes);
-        let (spec, recoveries, began) = (sample["spec"].take(), JoinSet::new(), Instant::now());
+        let (spec, recoveries, began) = (sample["spec"].take(), Default::default(), Instant::now());
         Self { orders, field, spec, codes, source, tally, deck, random, recoveries, began }
     }
 
@@ -287,7 +290,7 @@ impl Campaign {
             let draw = self.deck.draw();
             // A pause at a time: a second one would undo the first. Kills go on in it.
             if !draw.blow.is_kill() {
-                self.until_recovered().await?;
+                self.until_recovered(PAUSES).await?;
             }
             let is_over = field.history.when(self.mean_gap().mul_f64(draw.gap), over).await.is_some();
             let hit = if is_over { None } else { held(of(draw.blow), field.strike(&draw, run)).await? };
@@ -300,8 +303,9 @@ impl Campaign {
             let count = if draw.blow.is_kill() { count } else { " ".repeat(count.len()) };
             self.say(&format!("{count} {:<17} {}", draw.blow.name(), hit.victim));
             let (blow, victim) = (draw.blow, hit.victim);
-            self.recoveries.spawn(async move { Recovery { blow, victim, time: hit.recovery.await } });
-            while let Some(recovered) = self.recoveries.try_join_next() {
+            let recoveries = &mut self.recoveries[if blow.is_kill() { KILLS } else { PAUSES }];
+            recoveries.spawn(async move { Recovery { blow, victim, time: hit.recovery.await } });
+            while let Some(recovered) = self.recoveries.iter_mut().find_map(JoinSet::try_join_next) {
                 self.recovered(recovered)?;
             }
         }
@@ -309,7 +313,8 @@ impl Campaign {
             self.slow_down(Duration::ZERO).await;
         }
         let end = held("liveness: a run ends", field.history.until("the run is over", RUN, over)).await?;
-        self.until_recovered().await?;
+        self.until_recovered(KILLS).await?;
+        self.until_recovered(PAUSES).await?;
         self.say(&format!("run {} is over: {} {}", run.number, end["status"]["phase"], end["status"]["message"]));
         Ok(())
     }
@@ -321,8 +326,8 @@ impl Campaign {
         (left / u32::try_from(kills).unwrap_or(u32::MAX)).clamp(Duration::from_millis(500), Duration::from_secs(30))
     }
 
-    async fn until_recovered(&mut self) -> Result<(), Broken> {
-        while let Some(recovered) = self.recoveries.join_next().await {
+    async fn until_recovered(&mut self, which: usize) -> Result<(), Broken> {
+        while let Some(recovered) = self.recoveries[which].join_next().await {
             self.recovered(recovered)?;
         }
         Ok(())
