@@ -128,6 +128,37 @@ pub async fn commit(
     step(ctx, task, run, &asked.unless_paused(), Which::Commit(numbers)).await
 }
 
+/// Has a commit leave that a retry has added work to: its worker is stopped and its end recorded, and nothing ends by it.
+pub async fn stop_commit(ctx: &Context, task: &CollectTask, run: i64) -> Result<Action, Error> {
+    let which = Which::Commit(CommitNumbers { slices: 0, records: 0 });
+    let status = task.status.clone().unwrap_or_default();
+    let (namespace, name, uid) =
+        (task.namespace().unwrap_or_default(), task.name_any(), task.uid().unwrap_or_default());
+    let place = Place { namespace: &namespace, owner: &name, owner_uid: &uid, work: which.word(), run };
+    let (policy, entries) = (which.policy(task), which.entries(&status));
+    let (worker_seen, watched) = worker::see(ctx, &place, entries.attempts, Signs::default());
+    let mut view = Seen {
+        me: &ctx.me,
+        desired: DesiredState::Cancelled,
+        admitted: false,
+        worker: worker_seen,
+        post: entries.last().map_or(Post::NotTried, |attempt| place.post(ctx, attempt.n)),
+        watched,
+        limits: which.limits(task),
+    };
+    let mut step = ledger::decide(entries, &policy, &view, clock::now());
+    if step == Step::Look {
+        view.worker = worker::look(ctx, &place, entries.last_number()).await?;
+        step = ledger::decide(entries, &policy, &view, clock::now());
+    }
+    match step {
+        Step::Stop(n) => worker::stop(ctx, &place, n).await?,
+        Step::Record(n, end) => record(ctx, task, &status, n, *end, &policy, which, run).await?,
+        Step::Wait { .. } | Step::Look | Step::Authorise(_) | Step::Create(_) | Step::Finish(_) => {}
+    }
+    Ok(Action::requeue(Duration::from_secs(1)))
+}
+
 /// One step of a hook. Those after the end are carried out whatever is asked for by then.
 pub async fn hook(
     ctx: &Context,

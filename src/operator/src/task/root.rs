@@ -196,6 +196,9 @@ async fn run_tree(ctx: &Context, task: &CollectTask, place: &node::Place<'_>, ru
     }
     let commit = commit_state(task);
     let end = node::pass(ctx, task, place, Some(commit)).await?;
+    if end.needs == Needs::CommitToLeave {
+        return phase_jobs::stop_commit(ctx, task, run).await;
+    }
     if end.needs == Needs::Commit {
         let asked = Asked { desired: place.above.desired, halt: place.halt.as_ref() };
         return phase_jobs::commit(ctx, task, run, &asked, &end.rolled).await;
