@@ -31,6 +31,8 @@ pub enum Post {
     },
     /// It was created.
     Sent,
+    /// It was there, and this process has deleted it to have it leave.
+    Stopped,
     /// The answer was lost: it may exist.
     Unknown,
 }
@@ -203,6 +205,8 @@ pub fn decide_again(entries: Entries<'_>, policy: &RetryPolicy, seen: &Seen<'_>,
 fn live(attempt: &Attempt, seen: &Seen<'_>) -> Step {
     let n = attempt.n;
     let wanted = seen.desired == DesiredState::Running;
+    // Whoever was stopped stays stopped, also when it is wanted again before it has left.
+    let stopped = !wanted || seen.post == Post::Stopped;
     let state = seen.watched.state;
     match &seen.worker {
         // A terminal outcome wins over pause and cancel.
@@ -220,10 +224,12 @@ fn live(attempt: &Attempt, seen: &Seen<'_>) -> Step {
         WorkerSeen::Active { deleting: true, .. } | WorkerSeen::Leaving if state < STOP_GRACE => {
             wait(Duration::from_secs(1))
         }
-        WorkerSeen::Active { deleting: true, .. } | WorkerSeen::Leaving => Step::Record(n, gone(wanted)),
+        WorkerSeen::Active { deleting: true, .. } | WorkerSeen::Leaving => Step::Record(n, gone(stopped)),
         WorkerSeen::Active { .. } if !wanted => Step::Stop(n),
         WorkerSeen::Active { pending: Some(pending), .. } => not_started(n, pending, seen),
         WorkerSeen::Active { pending: None, .. } => running(n, seen),
+        WorkerSeen::Unseen if seen.post == Post::Stopped => Step::Look,
+        WorkerSeen::Absent if seen.post == Post::Stopped => Step::Record(n, gone(stopped)),
         WorkerSeen::Unseen | WorkerSeen::Absent if attempt.authorised_by == seen.me => own_unseen(n, seen, wanted),
         // Another process authorised it: it may be about to create the worker.
         WorkerSeen::Unseen | WorkerSeen::Absent if state < ABANDON_AFTER => wait(ABANDON_AFTER.saturating_sub(state)),
@@ -250,7 +256,7 @@ fn own_unseen(n: i32, seen: &Seen<'_>, wanted: bool) -> Step {
         (Post::Unknown, WorkerSeen::Absent) => {
             Step::Record(n, ended(Outcome::Abandoned, "the answer to its creation was lost, and its Job is not there"))
         }
-        (_, WorkerSeen::Absent) => Step::Record(n, gone(wanted)),
+        (_, WorkerSeen::Absent) => Step::Record(n, gone(!wanted)),
         // What was created a moment ago comes into view a little later: to ask for it each time would double the requests.
         (Post::Sent, _) if seen.watched.state < IN_VIEW_AFTER => wait(IN_VIEW_AFTER.saturating_sub(seen.watched.state)),
         _ => Step::Look,
@@ -387,11 +393,11 @@ fn never_started(reason: &'static str, message: &str, limit: Duration) -> Box<En
     Box::new(Ended { reason: Some(reason), ..*ended(Outcome::NotStarted, &why) })
 }
 
-fn gone(wanted: bool) -> Box<Ended> {
-    if wanted {
-        ended(Outcome::Lost, "its Job or pod was deleted before its outcome was known, by hand or with its node")
-    } else {
+fn gone(stopped: bool) -> Box<Ended> {
+    if stopped {
         ended(Outcome::Stopped, "stopped by desiredState")
+    } else {
+        ended(Outcome::Lost, "its Job or pod was deleted before its outcome was known, by hand or with its node")
     }
 }
 

@@ -84,6 +84,22 @@ fn a_create_that_was_sent_is_never_sent_again() {
 }
 
 #[test]
+fn what_was_stopped_counts_as_stopped_also_if_it_is_wanted_again_by_then() {
+    let stopped = |worker| Seen { post: Post::Stopped, ..seen(worker) };
+    for by in [ME, "other"] {
+        assert_eq!(next(&authorised(by), &stopped(WorkerSeen::Unseen), 0), Step::Look);
+        let step = next(&authorised(by), &stopped(WorkerSeen::Absent), 0);
+        assert!(matches!(step, Step::Record(1, end) if end.outcome == Some(Outcome::Stopped)));
+        let stays = Seen {
+            watched: Watched { state: STOP_GRACE, ..Watched::default() },
+            ..stopped(WorkerSeen::Active { deleting: true, pending: None })
+        };
+        let step = next(&authorised(by), &stays, 0);
+        assert!(matches!(step, Step::Record(1, end) if end.outcome == Some(Outcome::Stopped)));
+    }
+}
+
+#[test]
 fn an_ambiguous_create_that_left_nothing_is_abandoned() {
     let unknown = |worker| Seen { post: Post::Unknown, ..seen(worker) };
     assert_eq!(next(&authorised(ME), &unknown(WorkerSeen::Unseen), 0), Step::Look);

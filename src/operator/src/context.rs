@@ -148,6 +148,7 @@ const DONE_KEPT: usize = 4096;
 struct Posted {
     refused: Option<(String, u32)>,
     ambiguous: bool,
+    stopped: bool,
     at: Instant,
 }
 
@@ -231,7 +232,15 @@ impl Context {
                 Answer::Unknown => (None, true),
                 Answer::Refused(message) => (Some((message.clone(), times + 1)), false),
             };
-            memory.posts.insert(key, Posted { refused, ambiguous, at: clock::instant() });
+            memory.posts.insert(key, Posted { refused, ambiguous, stopped: false, at: clock::instant() });
+        });
+    }
+
+    /// Remembers that a worker was there and that this process has it leave.
+    pub fn stopped(&self, uid: &str, key: WorkerKey) {
+        self.remembered(uid, |memory| {
+            let posted = Posted { refused: None, ambiguous: false, stopped: true, at: clock::instant() };
+            memory.posts.insert(key, posted);
         });
     }
 
@@ -239,6 +248,7 @@ impl Context {
     pub fn post(&self, uid: &str, key: &WorkerKey) -> Post {
         self.remembered(uid, |memory| match memory.posts.get(key) {
             None => Post::NotTried,
+            Some(Posted { stopped: true, .. }) => Post::Stopped,
             Some(Posted { refused: Some((message, times)), at, .. }) => {
                 Post::Refused { message: message.clone(), ago: at.elapsed(), times: *times }
             }

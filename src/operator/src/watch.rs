@@ -4,8 +4,9 @@
 //! every object is revisited on a jittered period even with no event.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    collections::{HashMap, VecDeque},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::{Duration, Instant},
 };
 
 use collect_api::{CollectShard, CollectTask, ValidationReport, labels};
@@ -25,23 +26,69 @@ use kube::{
 };
 use tracing::{debug, warn};
 
-use crate::{context::Wake, error::chain, metrics::Metrics, ready::Ready, write::Object};
+use crate::{clock, context::Wake, error::chain, metrics::Metrics, ready::Ready, write::Object};
 
 /// Pods by name.
 type ByName = HashMap<String, Arc<Pod>>;
 
+/// How long the last words of a pod that is gone are kept: a pod that was stopped goes as soon as it has said them.
+const LAST_WORDS_KEPT: Duration = Duration::from_secs(120);
+
 /// Pods by the uid of the ledger that they work for.
 #[derive(Clone, Default)]
-pub struct PodIndex(Arc<RwLock<HashMap<String, ByName>>>);
+pub struct PodIndex(Arc<RwLock<Pods>>);
+
+#[derive(Default)]
+struct Pods {
+    /// Those that exist.
+    live: HashMap<String, ByName>,
+    /// Those that had ended when they went.
+    gone: HashMap<String, ByName>,
+    /// When those went: ledger and name, oldest first.
+    went: VecDeque<(Instant, String, String)>,
+}
+
+impl Pods {
+    fn forget_old(&mut self) {
+        while self.went.front().is_some_and(|(at, ..)| at.elapsed() > LAST_WORDS_KEPT) {
+            if let Some((_, ledger, name)) = self.went.pop_front() {
+                take(&mut self.gone, &ledger, &name);
+            }
+        }
+    }
+}
+
+fn take(pods: &mut HashMap<String, ByName>, ledger: &str, name: &str) {
+    if let Some(of_ledger) = pods.get_mut(ledger) {
+        of_ledger.remove(name);
+        if of_ledger.is_empty() {
+            pods.remove(ledger);
+        }
+    }
+}
+
+fn is_over(pod: &Pod) -> bool {
+    matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"))
+}
 
 impl PodIndex {
-    /// Pods of an attempt. The label is an index only: what a pod may do is never decided by it.
+    fn read(&self) -> RwLockReadGuard<'_, Pods> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Pods> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Pods of an attempt, also those that ended and went a moment ago. The label is an index only: what a pod may do is never
+    /// decided by it.
     pub fn of(&self, ledger_uid: &str, work: &str, run: i64, attempt: i32) -> Vec<Arc<Pod>> {
         let wanted =
             [(labels::WORK, work.to_owned()), (labels::RUN, run.to_string()), (labels::ATTEMPT, attempt.to_string())];
-        let pods = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        pods.get(ledger_uid)
+        let pods = self.read();
+        [pods.live.get(ledger_uid), pods.gone.get(ledger_uid)]
             .into_iter()
+            .flatten()
             .flat_map(HashMap::values)
             .filter(|pod| wanted.iter().all(|(label, value)| pod.labels().get(*label) == Some(value)))
             .cloned()
@@ -51,40 +98,37 @@ impl PodIndex {
     /// Whether a pod of this run still runs anywhere in a root's tree.
     pub fn any_active_of_run(&self, root_uid: &str, run: i64) -> bool {
         let run = run.to_string();
-        let pods = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        pods.values().flat_map(HashMap::values).any(|pod| {
-            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        self.read().live.values().flat_map(HashMap::values).any(|pod| {
             pod.labels().get(labels::ROOT_UID).is_some_and(|uid| uid == root_uid)
                 && pod.labels().get(labels::RUN) == Some(&run)
-                && !matches!(phase, Some("Succeeded" | "Failed"))
+                && !is_over(pod)
         })
     }
 
-    /// The pod with this name and uid, if it is known.
+    /// The pod with this name and uid, if it is known and exists.
     pub fn find(&self, name: &str, uid: &str) -> Option<Arc<Pod>> {
-        let pods = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        pods.values().filter_map(|pods| pods.get(name)).find(|pod| pod.uid().as_deref() == Some(uid)).cloned()
+        let pods = self.read();
+        pods.live.values().filter_map(|pods| pods.get(name)).find(|pod| pod.uid().as_deref() == Some(uid)).cloned()
     }
 
     fn put(&self, pod: Pod) {
-        let Some(uid) = pod.labels().get(labels::LEDGER_UID).cloned() else { return };
-        let mut pods = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        pods.entry(uid).or_default().insert(pod.name_any(), Arc::new(pod));
+        let Some(ledger) = pod.labels().get(labels::LEDGER_UID).cloned() else { return };
+        self.write().live.entry(ledger).or_default().insert(pod.name_any(), Arc::new(pod));
     }
 
-    fn take(&self, pod: &Pod) {
-        let Some(uid) = pod.labels().get(labels::LEDGER_UID) else { return };
-        let mut pods = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(of_ledger) = pods.get_mut(uid) {
-            of_ledger.remove(&pod.name_any());
-            if of_ledger.is_empty() {
-                pods.remove(uid);
-            }
+    fn take(&self, pod: Pod) {
+        let (Some(ledger), name) = (pod.labels().get(labels::LEDGER_UID).cloned(), pod.name_any()) else { return };
+        let mut pods = self.write();
+        take(&mut pods.live, &ledger, &name);
+        pods.forget_old();
+        if is_over(&pod) {
+            pods.went.push_back((clock::instant(), ledger.clone(), name.clone()));
+            pods.gone.entry(ledger).or_default().insert(name, Arc::new(pod));
         }
     }
 
     fn replace(&self, all: Vec<Pod>) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).clear();
+        self.write().live.clear();
         all.into_iter().for_each(|pod| self.put(pod));
     }
 }
@@ -202,9 +246,10 @@ pub async fn run_pods(
                 wake(&pod);
                 index.put(pod);
             }
-            Event::Delete(DeserializeGuard(Ok(pod))) => {
-                index.take(&pod);
+            Event::Delete(DeserializeGuard(Ok(mut pod))) => {
+                slim_pod(&mut pod);
                 wake(&pod);
+                index.take(pod);
             }
             Event::Init => listed.clear(),
             Event::InitApply(DeserializeGuard(Ok(mut pod))) => {
@@ -307,5 +352,35 @@ pub fn wake_pod(wake: &Wake, jobs: &Store<Job>, pod: &Pod) {
         }
     } else {
         wake.task(&namespace, task);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(phase: &str) -> Pod {
+        let labels = json!({labels::LEDGER_UID: "u", labels::WORK: "collect", labels::RUN: "1", labels::ATTEMPT: "1"});
+        serde_json::from_value(
+            json!({"metadata": {"name": "p", "uid": "pu", "labels": labels}, "status": {"phase": phase}}),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn the_last_words_of_a_pod_outlive_it_and_a_pod_without_any_is_gone() {
+        for (phase, kept) in [("Failed", 1), ("Succeeded", 1), ("Running", 0), ("Pending", 0)] {
+            let index = PodIndex::default();
+            index.put(pod("Running"));
+            assert!(index.find("p", "pu").is_some());
+            index.take(pod(phase));
+            assert_eq!(index.of("u", "collect", 1, 1).len(), kept, "{phase}");
+            assert!(index.of("u", "collect", 1, 2).is_empty());
+            assert!(index.find("p", "pu").is_none(), "it may do nothing any more");
+            index.replace(Vec::new());
+            assert_eq!(index.of("u", "collect", 1, 1).len(), kept, "a new list does not take them back");
+        }
     }
 }

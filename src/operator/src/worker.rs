@@ -167,7 +167,11 @@ async fn adopt(ctx: &Context, place: &Place<'_>, name: &str) -> Result<Answer, E
 pub async fn stop(ctx: &Context, place: &Place<'_>, n: i32) -> Result<(), Error> {
     let name = place.job(n);
     match ctx.stores.jobs.get(&ObjectRef::new(&name).within(place.namespace)).filter(|job| place.owns(job)) {
-        Some(job) => ctx.writer.delete::<Job>(place.namespace, &name, &job.uid().unwrap_or_default()).await,
+        Some(job) => {
+            ctx.writer.delete::<Job>(place.namespace, &name, &job.uid().unwrap_or_default()).await?;
+            ctx.stopped(place.owner_uid, place.key(n));
+            Ok(())
+        }
         None => Ok(()),
     }
 }
