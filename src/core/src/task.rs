@@ -482,6 +482,30 @@ fn numbers(status: &CollectTaskStatus, seen: &Progress<'_>, now: Timestamp) -> C
     new
 }
 
+/// The status of a task that ended without success, with what is below counted anew; nothing if it is as it was.
+///
+/// A task may end before all that was created below it came into view, and that comes to its own end a little later (I10).
+/// What ended well counts what was committed, whatever becomes of the objects.
+pub fn recounted(status: &CollectTaskStatus, rolled: &Rolled) -> Option<CollectTaskStatus> {
+    if !matches!(status.phase, Some(Phase::Failed | Phase::Cancelled)) {
+        return None;
+    }
+    let mut new = status.clone();
+    new.tasks = Some(rolled.tasks.clone()).filter(|tasks| tasks.total > 0);
+    new.shards = Some(rolled.shards.clone());
+    new.records = Some(rolled.records.clone());
+    new.bytes = Some(rolled.bytes);
+    new.workers = Some(rolled.workers);
+    new.failures = rolled.failures.clone();
+    if new == *status {
+        return None;
+    }
+    let summary = new.summary.get_or_insert_default();
+    summary.shards = Some(text::of(i64::from(rolled.shards.succeeded), Some(i64::from(rolled.shards.total))));
+    summary.records = Some(text::of(rolled.records.collected, rolled.records.expected));
+    Some(new)
+}
+
 fn milestones(new: &mut CollectTaskStatus, now: Timestamp) {
     let progress = new.progress.unwrap_or(0);
     for percent in MILESTONES {
@@ -738,6 +762,19 @@ mod tests {
         busy.at_rest = false;
         assert_eq!(step(&begin(), &busy, DesiredState::Cancelled, 5).0.phase, Some(Phase::Running));
         assert_eq!(step(&begin(), &rolled(1, 0, 2), DesiredState::Cancelled, 5).0.phase, Some(Phase::Cancelled));
+    }
+
+    #[test]
+    fn what_came_into_view_after_a_cancel_is_counted_all_the_same() {
+        let (cancelled, _) = step(&begin(), &rolled(0, 0, 2), DesiredState::Cancelled, 5);
+        assert_eq!(recounted(&cancelled, &rolled(0, 0, 2)), None);
+        let mut later = rolled(1, 0, 2);
+        (later.shards.pending, later.shards.cancelled) = (0, 1);
+        let counted = recounted(&cancelled, &later).unwrap();
+        assert_eq!((counted.phase.as_ref(), counted.shards.as_ref()), (Some(&Phase::Cancelled), Some(&later.shards)));
+        assert_eq!(recounted(&counted, &later), None);
+        let (good, _) = end(Verdict::Pass, None, Commit::Done(CommitResult::default()), true);
+        assert_eq!(recounted(&good, &rolled(0, 0, 2)), None, "what was collected stays collected");
     }
 
     #[test]
