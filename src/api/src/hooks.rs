@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Duration,
     attempt::Attempt,
+    shard::FoldedAttempts,
     source::{Auth, Body, Method, SecretRef},
 };
 
@@ -121,6 +122,9 @@ pub struct HookStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10))]
     pub attempts: Vec<Attempt>,
+    /// What older attempts, no longer listed, used up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folded: Option<FoldedAttempts>,
     /// Whether it has succeeded or failed for good; absent while it has not ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub succeeded: Option<bool>,

@@ -16,6 +16,7 @@ use crate::{
     protocol::{CommitResult, IndependentTotal, PlanResult},
     record::Record,
     report::{ValidationLevel, Verdict},
+    shard::FoldedAttempts,
     sink::Sink,
     source::{Backoff, Source},
     worker::Worker,
@@ -445,6 +446,9 @@ pub struct PlanStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10))]
     pub attempts: Vec<Attempt>,
+    /// What older attempts, no longer listed, used up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folded: Option<FoldedAttempts>,
     /// Attempt whose chunks are the plan; absent until it is sealed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sealed: Option<i32>,
@@ -464,6 +468,9 @@ pub struct CommitStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10))]
     pub attempts: Vec<Attempt>,
+    /// What older attempts, no longer listed, used up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folded: Option<FoldedAttempts>,
     /// What was committed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<CommitResult>,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use collect_api::{
     Attempt, CollectShardStatus, Outcome,
+    hooks::HookStatus,
     shard::FoldedAttempts,
     task::{CommitStatus, PlanStatus},
 };
@@ -35,26 +36,22 @@ pub struct Entries<'a> {
 impl<'a> Entries<'a> {
     /// Those of a shard.
     pub fn of_shard(status: &'a CollectShardStatus) -> Self {
-        Self {
-            attempts: &status.attempts,
-            folded: status.folded.as_ref(),
-            forgiven: status.forgiven.unwrap_or_default(),
-        }
+        Self::from((&status.attempts, &status.folded, status.forgiven))
     }
 
     /// Those of a planner.
     pub fn of_plan(status: Option<&'a PlanStatus>) -> Self {
-        status.map_or_else(Self::default, |plan| Self::listed(&plan.attempts, plan.forgiven))
+        status.map_or_else(Self::default, |plan| Self::from((&plan.attempts, &plan.folded, plan.forgiven)))
     }
 
     /// Those of a commit.
     pub fn of_commit(status: Option<&'a CommitStatus>) -> Self {
-        status.map_or_else(Self::default, |commit| Self::listed(&commit.attempts, commit.forgiven))
+        status.map_or_else(Self::default, |commit| Self::from((&commit.attempts, &commit.folded, commit.forgiven)))
     }
 
-    /// Those of a ledger that sums up nothing.
-    pub fn listed(attempts: &'a [Attempt], forgiven: Option<i32>) -> Self {
-        Self { attempts, folded: None, forgiven: forgiven.unwrap_or_default() }
+    /// Those of a hook.
+    pub fn of_hook(status: Option<&'a HookStatus>) -> Self {
+        status.map_or_else(Self::default, |hook| Self::from((&hook.attempts, &hook.folded, hook.forgiven)))
     }
 
     /// The newest attempt.
@@ -87,6 +84,12 @@ impl<'a> Entries<'a> {
         });
         let counted = self.attempts.iter().filter(|attempt| attempt.n > self.forgiven);
         counted.fold(start, |used, attempt| used.with(attempt, policy))
+    }
+}
+
+impl<'a> From<(&'a Vec<Attempt>, &'a Option<FoldedAttempts>, Option<i32>)> for Entries<'a> {
+    fn from((attempts, folded, forgiven): (&'a Vec<Attempt>, &'a Option<FoldedAttempts>, Option<i32>)) -> Self {
+        Self { attempts, folded: folded.as_ref(), forgiven: forgiven.unwrap_or_default() }
     }
 }
 

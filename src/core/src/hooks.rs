@@ -20,6 +20,9 @@ pub enum HookKind {
 }
 
 impl HookKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::BeforeStart, Self::AfterSuccess, Self::AfterFailure];
+
     /// As it stands in the spec.
     pub fn field(self) -> &'static str {
         match self {

@@ -56,8 +56,12 @@ fn policy() -> RetryPolicy {
     RetryPolicy::of(None)
 }
 
+fn listed(attempts: &[Attempt], forgiven: Option<i32>) -> Entries<'_> {
+    Entries { attempts, folded: None, forgiven: forgiven.unwrap_or_default() }
+}
+
 fn next(attempts: &[Attempt], seen: &Seen<'_>, second: i64) -> Step {
-    decide(Entries::listed(attempts, None), &policy(), seen, at(second))
+    decide(listed(attempts, None), &policy(), seen, at(second))
 }
 
 #[test]
@@ -210,7 +214,7 @@ fn a_retry_forgives_what_was_and_never_uses_a_number_again() {
 #[test]
 fn what_was_committed_is_done_whatever_is_forgiven() {
     let attempts = with_end(Outcome::Succeeded);
-    let entries = Entries::listed(&attempts, Some(1));
+    let entries = listed(&attempts, Some(1));
     assert_eq!(decide(entries, &policy(), &seen(WorkerSeen::Unseen), at(20)), Step::Finish(Finish::Done));
 }
 
@@ -219,7 +223,7 @@ fn what_is_done_again_still_waits_for_a_pause_and_ends_with_a_cancel() {
     let attempts = with_end(Outcome::Succeeded);
     let again = |desired| {
         let seen = Seen { desired, ..seen(WorkerSeen::Unseen) };
-        decide_again(Entries::listed(&attempts, None), &policy(), &seen, at(20))
+        decide_again(listed(&attempts, None), &policy(), &seen, at(20))
     };
     assert_eq!(again(DesiredState::Running), Step::Authorise(2));
     assert!(matches!(again(DesiredState::Paused), Step::Wait { why: Some(("Paused", _)), .. }));

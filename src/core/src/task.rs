@@ -12,8 +12,10 @@ use collect_api::{
 use jiff::Timestamp;
 
 use crate::{
+    attempts::{self, Entries},
     conditions::{self, At, whole_seconds},
     halt::Halt,
+    hooks::HookKind,
     retry,
     rollup::{Above, Rolled},
     text,
@@ -201,18 +203,19 @@ pub fn redriven(status: &CollectTaskStatus, redrive: Redrive, token: Option<Stri
     new.failures.clear();
     new.elapsed_seconds = status.elapsed_seconds.map(|_| 0);
     if let Some(plan) = new.plan.as_mut().filter(|plan| plan.sealed.is_none()) {
-        plan.forgiven = plan.attempts.last().map(|attempt| attempt.n);
+        plan.forgiven = Some(attempts::forgive(Entries::of_plan(status.plan.as_ref()), &mut plan.folded));
     }
     // Files may be added, so the run is committed once more.
     if let Some(commit) = &mut new.commit {
         commit.result = None;
-        commit.forgiven = commit.attempts.last().map(|attempt| attempt.n);
+        commit.forgiven = Some(attempts::forgive(Entries::of_commit(status.commit.as_ref()), &mut commit.folded));
     }
     if let Some(before) = new.hooks.as_mut().and_then(|hooks| hooks.before_start.as_mut())
         && before.succeeded == Some(false)
     {
         before.succeeded = None;
-        before.forgiven = before.attempts.last().map(|attempt| attempt.n);
+        let entries = HookKind::BeforeStart.status(status.hooks.as_ref());
+        before.forgiven = Some(attempts::forgive(Entries::of_hook(entries), &mut before.folded));
     }
     clear_ends(&mut new);
     new
@@ -293,7 +296,7 @@ fn uncommit(new: &mut CollectTaskStatus, added: bool) -> bool {
         return false;
     }
     commit.result = None;
-    commit.forgiven = Some(last.n);
+    commit.forgiven = Some(attempts::forgive(Entries::from((&commit.attempts, &None, None)), &mut commit.folded));
     new.redrives = Some(new.redrives.unwrap_or(0) + 1);
     true
 }
@@ -898,7 +901,7 @@ mod tests {
         attempts::authorise(&mut attempts, &mut None, 0, &RetryPolicy::of(None), "me", at(6).now);
         let result = outcome.as_ref().map(|_| CommitResult::default());
         attempts[0].outcome = outcome;
-        let commit = CommitStatus { attempts, result, forgiven: None };
+        let commit = CommitStatus { attempts, result, ..CommitStatus::default() };
         CollectTaskStatus { commit: Some(commit), ..validating() }
     }
 

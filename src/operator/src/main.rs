@@ -45,6 +45,8 @@ use crate::{
 
 /// Passes at once over tasks, and over shards.
 const PASSES_AT_ONCE: u16 = 16;
+/// For how long something that is gone is remembered: a list of an API server that lags behind may show it once more.
+const REMEMBERED: Duration = Duration::from_secs(120);
 /// Events about the same object within this time make one pass.
 const DEBOUNCE: Duration = Duration::from_millis(50);
 
@@ -232,8 +234,12 @@ async fn run(args: Run) -> Result<(), Stop> {
         let (ctx, stop) = (ctx.clone(), stop.clone());
         parts.spawn(async move {
             let uids = gone_queue.take_until(stop.cancelled_owned());
+            let mut went = std::collections::VecDeque::new();
             uids.for_each(|uid| {
-                ctx.forget(&uid);
+                went.push_back((clock::instant(), uid));
+                while let Some((_, uid)) = went.pop_front_if(|(at, _)| at.elapsed() > REMEMBERED) {
+                    ctx.forget(&uid);
+                }
                 std::future::ready(())
             })
             .await;

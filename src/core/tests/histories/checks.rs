@@ -427,6 +427,11 @@ fn check_end(world: &mut World, task: &CollectTask, after: &CollectTaskStatus) {
     world.require("I11", (phase == Phase::Succeeded) <= (shards.failed == 0), || format!("{name}: {shards:?}"));
     let report = world.store.get::<ValidationReport>(&names::report(&name, run));
     let verdict = report.as_ref().and_then(|report| report.status.as_ref()?.verdict.clone());
+    let told =
+        report.as_ref().and_then(|report| report.status.as_ref()?.counts.as_ref()).map(|counts| counts.collected);
+    world.require("I11", told.is_none_or(|told| told == records.collected), || {
+        format!("{name} counts {records:?}, and its report {told:?}")
+    });
     let fits = verdict == Some(if pass { Verdict::Pass } else { Verdict::Inconclusive });
     // Somebody may have deleted the report a moment ago.
     world.require("I11", fits || report.is_none(), || format!("{name} is {phase}, and its report says {verdict:?}"));

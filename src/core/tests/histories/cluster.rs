@@ -216,10 +216,7 @@ pub fn step_worker(world: &mut World, operators: &mut [Operator], at: usize) {
     }
     if worker.stuck {
         report(world, operators, at);
-        if leaving {
-            end(world, at, Some(137), TerminationMessage::default());
-        }
-        return;
+        return if leaving { end(world, at, Some(137), TerminationMessage::default()) } else { () };
     }
     if worker.told == Some(Directive::Abort) {
         return end(world, at, Some(exit::FENCED), TerminationMessage::default());
@@ -283,7 +280,9 @@ fn collect(
     }
     let count = i64::try_from(records.len()).unwrap();
     let manifest = Manifest { parts: world.workers[at].checkpoint.parts.clone(), records: count };
-    world.check_commit(slice, records, &manifest);
+    if !world.sink.manifests.contains_key(slice) {
+        world.check_commit(slice, records, &manifest);
+    }
     if world.sink.commit(slice, manifest) {
         world.workers[at].result = Some(WorkResult::Collect(result(count)));
     } else {

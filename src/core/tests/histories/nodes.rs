@@ -198,7 +198,11 @@ impl Operator {
         self.remove_folded(world, &children);
         let rolled = roll_up(place.node, status.folded.as_ref(), &place.above, &children.tasks, &children.shards);
         if over {
-            self.redriven(world, task, Some(place.plan), &place.above)?;
+            if !self.redriven(world, task, Some(place.plan), &place.above)?
+                && let Some(new) = core::recounted(&status, &rolled)
+            {
+                self.write_task(world, task, &new)?;
+            }
             return Ok(NodeEnd { needs: Needs::Nothing, rolled, wrote: true });
         }
         let comparison = match self.found(world, &status, place, &children, run) {
@@ -256,12 +260,6 @@ impl Operator {
         let Some(redrive) = core::is_to_be_redriven(status, below, above) else { return Ok(false) };
         let new = core::redriven(status, redrive, above.token.clone(), self.at(world, task));
         self.write_task(world, task, &new).map(|written| written.is_some())
-    }
-
-    /// Deletes the folded children of a task that is over: they may have been folded by the very write that ended it.
-    pub fn remove_of_ended(&mut self, world: &mut World, task: &CollectTask, plan: Option<&PlanTree>) {
-        let children = self.children(task, plan, &folded(&task.status.clone().unwrap_or_default()));
-        self.remove_folded(world, &children);
     }
 
     fn remove_folded(&mut self, world: &mut World, children: &Children) {

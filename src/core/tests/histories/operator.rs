@@ -9,7 +9,7 @@ use std::{
 
 use collect_api::{
     CollectShard, CollectShardStatus, CollectTask, CollectTaskStatus, DesiredState, ValidationReport,
-    ValidationReportStatus,
+    ValidationReportStatus, labels,
     protocol::{Directive, ProgressReport},
 };
 use collect_core::{conditions::At, ledger::Post, names, shard as core, tree::PlanTree};
@@ -372,8 +372,8 @@ impl Operator {
     /// Creates an object; the caller decides what a failure means.
     pub fn create<K: Stored>(&mut self, world: &mut World, object: K) -> Answer<Arc<K>> {
         match self.meets(true) {
-            Some(Fault::Dropped) => Err(Failure::Lost),
-            Some(Fault::Refused) => Err(Failure::Refused),
+            Some(Fault::Dropped) => return Err(Failure::Lost),
+            Some(Fault::Refused) => return Err(Failure::Refused),
             fault @ (Some(Fault::AnswerLost) | None) => {
                 let made = world.create(object).ok_or(Failure::Taken)?;
                 if fault.is_some() {
@@ -445,6 +445,10 @@ impl Operator {
         let mut map = ConfigMap::default();
         map.metadata.name = Some(names::plan_chunk(&name, uid, run, attempt, 0));
         map.metadata.owner_references = Some(vec![reference("CollectTask", &name, uid)]);
+        map.metadata.labels = Some(BTreeMap::from([
+            (labels::RUN.to_owned(), run.to_string()),
+            (labels::ATTEMPT.to_owned(), attempt.to_string()),
+        ]));
         map.binary_data = Some(BTreeMap::from([(CHUNK_KEY.to_owned(), ByteString(data.to_vec()))]));
         match self.create(world, map) {
             Ok(_) | Err(Failure::Taken) => true,

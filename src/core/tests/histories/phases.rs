@@ -6,6 +6,7 @@ use collect_api::{
     Attempt, CollectTask, CollectTaskStatus, DesiredState, Outcome, Phase,
     condition::{HOOK_FAILED, reason},
     protocol::{PlanResult, WorkResult},
+    shard::FoldedAttempts,
 };
 use collect_core::{
     attempts::{self, Entries},
@@ -57,17 +58,24 @@ impl Which {
         match self {
             Which::Plan => Entries::of_plan(status.plan.as_ref()),
             Which::Commit { .. } => Entries::of_commit(status.commit.as_ref()),
-            Which::Hook(kind) => kind
-                .status(status.hooks.as_ref())
-                .map_or_else(Entries::default, |hook| Entries::listed(&hook.attempts, hook.forgiven)),
+            Which::Hook(kind) => Entries::of_hook(kind.status(status.hooks.as_ref())),
         }
     }
 
-    fn put(self, status: &mut CollectTaskStatus, attempts: Vec<Attempt>) {
+    fn ledger(self, status: &mut CollectTaskStatus) -> (&mut Vec<Attempt>, &mut Option<FoldedAttempts>) {
         match self {
-            Which::Plan => status.plan.get_or_insert_default().attempts = attempts,
-            Which::Commit { .. } => status.commit.get_or_insert_default().attempts = attempts,
-            Which::Hook(kind) => kind.status_mut(status).attempts = attempts,
+            Which::Plan => {
+                let plan = status.plan.get_or_insert_default();
+                (&mut plan.attempts, &mut plan.folded)
+            }
+            Which::Commit { .. } => {
+                let commit = status.commit.get_or_insert_default();
+                (&mut commit.attempts, &mut commit.folded)
+            }
+            Which::Hook(kind) => {
+                let hook = kind.status_mut(status);
+                (&mut hook.attempts, &mut hook.folded)
+            }
         }
     }
 
@@ -168,9 +176,8 @@ impl Operator {
             Step::Authorise(n) => {
                 world.check_start(&above, &place, n);
                 let mut new = which.waiting(&status, why, message, at);
-                let mut list = entries.attempts.to_vec();
-                attempts::authorise(&mut list, &mut None, entries.forgiven, &policy, &self.me, at.now);
-                which.put(&mut new, list);
+                let (list, folded) = which.ledger(&mut new);
+                attempts::authorise(list, folded, entries.forgiven, &policy, &self.me, at.now);
                 if self.write_task(world, task, &new)?.is_some() {
                     self.create_phase_worker(world, task, &place, n, which);
                 }
@@ -281,17 +288,15 @@ impl Operator {
             _ if done => end.outcome = Some(Outcome::Lost),
             _ => {}
         }
-        let entries = which.entries(status);
-        let mut list = entries.attempts.to_vec();
-        attempts::record(&mut list, &entries.used(policy), n, &end, policy, &uid_of(task), at.now);
-        if let Some(attempt) = list.iter().find(|attempt| attempt.n == n)
+        let list = which.ledger(&mut new).0;
+        attempts::record(list, &which.entries(status).used(policy), n, &end, policy, &uid_of(task), at.now);
+        if let Some(attempt) = list.iter().cloned().find(|attempt| attempt.n == n)
             && !done
             && !is_over(status)
         {
             let work = which.word();
             new.message = attempt.message.clone().map(|message| format!("{work} attempt {n}: {message}"));
         }
-        which.put(&mut new, list);
         if self.write_task(world, task, &new)?.is_some()
             && new.plan.as_ref().and_then(|plan| plan.sealed) == Some(n)
             && which == Which::Plan

@@ -77,12 +77,19 @@ impl Operator {
 
     /// A root that is over: a retry takes it up again, or a hook tells of its end.
     fn over(&mut self, world: &mut World, task: &CollectTask, run: i64, above: &Above) -> Answer<()> {
-        let plan = self.plan(world, task);
-        self.remove_of_ended(world, task, plan.as_deref());
-        if self.redriven(world, task, plan.as_deref(), above)? {
+        // Children that were folded by the very write that ended it have to go, and what did not end well goes on counting.
+        if let Some(plan) = self.plan(world, task) {
+            let before = world.store.version;
+            let node = plan.root().unwrap();
+            let place = Standing { root: task, plan: &plan, node, above: above.clone(), halt: None };
+            self.node_pass(world, task, &place, None)?;
+            if world.store.version != before {
+                return Ok(());
+            }
+        } else if self.redriven(world, task, None, above)? {
             return Ok(());
         }
-        self.rest(&uid_of(task));
+        self.set_starts(&uid_of(task), Default::default());
         let commit = task.status.as_ref().and_then(|status| status.commit.as_ref());
         if commit.and_then(|commit| commit.attempts.last()).is_some_and(Attempt::is_live) {
             // The plan was lost and the task cancelled while the commit was under way.

@@ -1,15 +1,17 @@
 //! Plays a history, and asks at its end whether everything came to a good one.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use collect_api::{Attempt, CollectShard, CollectTask, DesiredState, Phase};
 use collect_core::{retry, rollup::roll_up, tree::PlanTree};
 use kube::ResourceExt;
+use serde_json::to_value;
 
 use crate::{
     cluster,
     events::{Ending, Event, History},
     operator::Operator,
+    schema::{Schemas, misfit},
     setup::ROOT,
     shards::standing,
     store::uid_of,
@@ -177,9 +179,22 @@ impl Simulation {
         }
     }
 
+    /// I18: every status keeps to the bounds of its schema.
+    fn fits(&self) -> Result<(), String> {
+        static SCHEMAS: OnceLock<Schemas> = OnceLock::new();
+        let (schemas, store) = (SCHEMAS.get_or_init(Schemas::new), &self.world.store);
+        let tasks = store.tasks.live.values().map(|task| (&schemas.task, to_value(&task.status).unwrap()));
+        let shards = store.shards.live.values().map(|shard| (&schemas.shard, to_value(&shard.status).unwrap()));
+        let reports = store.reports.live.values().map(|report| (&schemas.report, to_value(&report.status).unwrap()));
+        let mut all = tasks.chain(shards).chain(reports).filter(|(_, status)| !status.is_null());
+        all.find_map(|(schema, status)| misfit(&status, schema, "status"))
+            .map_or(Ok(()), |at| Err(format!("I18: {at}")))
+    }
+
     fn come_to_rest(&mut self) -> Result<(), String> {
         self.settle()?;
         self.at_rest()?;
+        self.fits()?;
         self.nothing_runs("liveness", &[])
     }
 

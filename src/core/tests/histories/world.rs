@@ -90,14 +90,20 @@ impl World {
 
     /// Deletes plan chunks of a root that are of no use, by run and attempt.
     pub fn delete_chunks(&mut self, root_uid: &str, unwanted: impl Fn(i64, i32) -> bool) {
-        let is_of = |name: &str, run, n| name == names::plan_chunk(ROOT, root_uid, run, n, 0);
-        let names: Vec<String> = self.store.chunks.live.keys().cloned().collect();
-        for name in names {
-            let unwanted = (1..20).any(|run| (1..40).any(|n| unwanted(run, n) && is_of(&name, run, n)));
-            if unwanted {
-                self.store.delete::<ConfigMap>(&name);
-            }
-        }
+        let number = |map: &ConfigMap, label: &str| map.labels().get(label).and_then(|text| text.parse().ok());
+        let names: Vec<String> = self
+            .store
+            .chunks
+            .live
+            .values()
+            .filter(|map| owner_of(map.as_ref()).is_some_and(|owner| owner.uid == root_uid))
+            .filter(|map| {
+                let of = number(map, labels::RUN).zip(number(map, labels::ATTEMPT));
+                of.is_some_and(|(run, n)| unwanted(run, i32::try_from(n).unwrap()))
+            })
+            .map(|map| map.name_any())
+            .collect();
+        names.iter().for_each(|name| self.store.delete::<ConfigMap>(name));
     }
 
     fn pick<K: Stored>(&self, pick: Pick) -> Option<String> {

@@ -1,11 +1,12 @@
 //! The files of a run: found by its manifests, listed once, everything else removed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use collect_api::protocol::Identity;
 use futures::{StreamExt, TryStreamExt, stream};
 
+use super::CommitError;
 use crate::{
     Error,
     sink::{FilePart, Kind, Listed, MANIFEST, Manifest, SinkError, Store},
@@ -119,14 +120,30 @@ pub fn lines(parts: &[FilePart]) -> Result<Bytes, SinkError> {
     Ok(bytes.into())
 }
 
-/// Removes everything from the run's folder that no manifest names, and gives the number of parts among it.
+/// Checks that every part is there with as many bytes as its manifest says. A list never names what nobody can read. Pure.
+///
+/// # Errors
+/// For the first part that is not.
+pub fn check_parts(visible: &Visible, listed: &[Listed]) -> Result<(), CommitError> {
+    let found: BTreeMap<&str, u64> = listed.iter().map(|object| (object.path.as_str(), object.bytes)).collect();
+    match visible.parts.iter().find(|part| found.get(part.path.as_str()).copied() != u64::try_from(part.bytes).ok()) {
+        Some(part) => Err(CommitError::PartMissing { path: part.path.clone(), rows: part.rows }),
+        None => Ok(()),
+    }
+}
+
+/// Removes everything of what is `listed` in the run's folder that no manifest names, and gives the number of parts among it.
 ///
 /// # Errors
 /// When the sink fails.
-pub async fn remove_unnamed(store: &Store, identity: &Identity, visible: &Visible) -> Result<i64, Error> {
+pub async fn remove_unnamed(
+    store: &Store,
+    identity: &Identity,
+    visible: &Visible,
+    listed: Vec<Listed>,
+) -> Result<i64, Error> {
     // The lists of this commit and of those before it.
     let lists = format!("{}/_files", identity.run_folder());
-    let listed = store.list(&identity.run_folder()).await?;
     // A manifest that appeared meanwhile is a zombie's: it is not in the list, and not ours to remove.
     let unnamed: Vec<String> = listed
         .into_iter()

@@ -42,6 +42,26 @@ pub enum CommitError {
         /// Records expected.
         wanted_records: i64,
     },
+    /// A slice that counts as failed was committed after all.
+    #[error(
+        "the run has {slices} committed slices at the sink where {wanted_slices} are expected: a worker that was given up committed all the same; set a new value of the annotation collect.dev/retry, and its slice is taken in"
+    )]
+    TooMany {
+        /// Manifests found.
+        slices: i64,
+        /// Manifests expected.
+        wanted_slices: i64,
+    },
+    /// A manifest names a file that is not there.
+    #[error(
+        "the file `{path}` ({rows} records) of a committed slice is not at the sink as it was written; it was removed or changed by hand, or a worker that was given up committed late: raise spec.run to collect anew"
+    )]
+    PartMissing {
+        /// The file.
+        path: String,
+        /// Records in it.
+        rows: i64,
+    },
     /// A list of other files is there.
     #[error("`{path}` lists other files than the manifests; it was changed by hand: remove it or raise spec.run")]
     ListDiffers {
@@ -65,7 +85,8 @@ impl CommitError {
     /// Short word.
     pub fn category(&self) -> &'static str {
         match self {
-            Self::Incomplete { .. } => "ManifestMismatch",
+            Self::Incomplete { .. } | Self::TooMany { .. } => "ManifestMismatch",
+            Self::PartMissing { .. } => "PartMissing",
             Self::ListDiffers { .. } => "ListDiffers",
             Self::Superseded { .. } => "Superseded",
             Self::Contended => "SinkContended",
@@ -75,7 +96,9 @@ impl CommitError {
     /// What it means for the attempt.
     pub fn class(&self) -> Class {
         match self {
-            Self::Incomplete { .. } | Self::ListDiffers { .. } => Class::Permanent,
+            Self::Incomplete { .. } | Self::TooMany { .. } | Self::PartMissing { .. } | Self::ListDiffers { .. } => {
+                Class::Permanent
+            }
             Self::Superseded { .. } => Class::Fenced,
             Self::Contended => Class::Retryable,
         }
@@ -100,6 +123,9 @@ pub async fn commit(
     check_current(&store, identity).await?;
     let visible = list::read(&store, identity).await?;
     check_complete(&visible, identity, work)?;
+    // After the manifests: what they name must be among it.
+    let listed = store.list(&identity.run_folder()).await?;
+    list::check_parts(&visible, &listed)?;
     let lines = lines(&visible.parts)?;
     let list = put_list(&store, identity, work.revision, &lines).await?;
     let mut result = CommitResult {
@@ -109,7 +135,7 @@ pub async fn commit(
         removed: 0,
         list,
     };
-    result.removed = list::remove_unnamed(&store, identity, &visible).await?;
+    result.removed = list::remove_unnamed(&store, identity, &visible, listed).await?;
     move_current(&store, identity, &result, visible.newest_ms).await?;
     prune::prune(&store, identity, visible.newest_ms, work.keep_runs).await?;
     Ok(result)
@@ -135,6 +161,9 @@ async fn put_list(store: &Store, identity: &Identity, revision: i32, lines: &byt
 fn check_complete(visible: &Visible, identity: &Identity, work: &CommitWork) -> Result<(), CommitError> {
     if visible.slices == work.slices && visible.records == work.records {
         return Ok(());
+    }
+    if visible.slices > work.slices {
+        return Err(CommitError::TooMany { slices: visible.slices, wanted_slices: work.slices });
     }
     Err(CommitError::Incomplete {
         folder: identity.run_folder(),

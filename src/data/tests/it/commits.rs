@@ -93,6 +93,33 @@ async fn a_run_with_missing_slices_is_not_committed() {
 }
 
 #[tokio::test]
+async fn a_slice_that_counts_as_failed_but_is_there_is_not_passed_over() {
+    let lab = Lab::small().await;
+    slice(&lab, run(1)).await;
+    slice(&lab, Identity { index: 1, ..run(1) }).await;
+    let error = lab.commit(run(1), work(1)).await.unwrap_err();
+    assert_eq!((error.category(), error.class()), ("ManifestMismatch", Class::Permanent), "{error}");
+    assert!(error.to_string().contains("collect.dev/retry"), "{error}");
+    assert_eq!(lab.commit(run(1), work(2)).await.unwrap().files, 2, "a retry takes it in");
+}
+
+#[tokio::test]
+async fn a_list_never_names_a_file_that_is_not_there_as_it_was_written() {
+    for on_s3 in [true, false] {
+        for is_cut_off in [false, true] {
+            let lab = Lab::small().await;
+            let lab = if on_s3 { lab.on_s3().await } else { lab };
+            slice(&lab, run(1)).await;
+            let part = lab.files().join("runs/1-3f9c2a71/0/1-a/part-0.ndjson.zst");
+            if is_cut_off { std::fs::write(part, "cut off") } else { std::fs::remove_file(part) }.unwrap();
+            let error = lab.commit(run(1), work(1)).await.unwrap_err();
+            assert_eq!((error.category(), error.class()), ("PartMissing", Class::Permanent), "{error}");
+            assert!(!lab.files().join("_current.json").exists());
+        }
+    }
+}
+
+#[tokio::test]
 async fn older_runs_are_pruned_and_never_come_back() {
     let lab = Lab::small().await.on_s3().await;
     for n in 1..=3 {

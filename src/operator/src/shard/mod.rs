@@ -32,7 +32,6 @@ const TOLD_AFTER: Duration = Duration::from_secs(20);
 pub async fn reconcile(shard: Arc<CollectShard>, ctx: Arc<Context>) -> Result<Action, Error> {
     let uid = shard.uid().unwrap_or_default();
     if shard.metadata.deletion_timestamp.is_some() {
-        ctx.forget(&uid);
         return Ok(Action::await_change());
     }
     if !ctx.leads() {

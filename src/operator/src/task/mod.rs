@@ -19,7 +19,6 @@ pub async fn reconcile(task: Arc<CollectTask>, ctx: Arc<Context>) -> Result<Acti
     let uid = task.uid().unwrap_or_default();
     if task.metadata.deletion_timestamp.is_some() {
         ctx.set_starts(&uid, Default::default());
-        ctx.forget(&uid);
         return Ok(Action::await_change());
     }
     if !ctx.leads() {

@@ -61,6 +61,8 @@ pub struct Place<'a> {
 pub struct End {
     /// When to look again.
     pub action: Action,
+    /// Whether the task's status was written.
+    pub wrote: bool,
     /// What the task needs before it can end.
     pub needs: Needs,
     /// The fold over its children.
@@ -80,22 +82,24 @@ pub async fn pass(ctx: &Context, task: &CollectTask, place: &Place<'_>, commit: 
     }
     let folded = observe::folded(&status, &task.name_any())?;
     let children = observe::children(ctx, task, Some(place.plan), &folded);
-    remove(ctx, &children).await?;
     let rolled = roll_up(place.node, status.folded.as_ref(), &place.above, &children.tasks, &children.shards);
     if is_over {
-        let action = match redriven(ctx, task, &place.above).await? {
-            true => Action::requeue(Duration::ZERO),
-            false => resync(),
-        };
-        return Ok(End { action, needs: Needs::Nothing, rolled });
+        let mut wrote = rest(ctx, task, &place.above, Some(place.plan)).await?;
+        if !wrote && let Some(new) = core::recounted(&status, &rolled) {
+            wrote = write(ctx, task, &new).await?.is_some();
+        }
+        let action = if wrote { Action::requeue(Duration::ZERO) } else { resync() };
+        return Ok(End { action, wrote, needs: Needs::Nothing, rolled });
     }
+    remove(ctx, &children).await?;
     let found = found(ctx, &status, place, &children, run);
     let comparison = if rolled.complete {
         match &found {
             Some(found) => Some(compare_all(place, &status, found, &rolled)),
             // A child's report is not in view yet.
             None => {
-                return Ok(End { action: Action::requeue(Duration::from_millis(500)), needs: Needs::Nothing, rolled });
+                let action = Action::requeue(Duration::from_millis(500));
+                return Ok(End { action, wrote: false, needs: Needs::Nothing, rolled });
             }
         }
     } else {
@@ -124,7 +128,7 @@ pub async fn pass(ctx: &Context, task: &CollectTask, place: &Place<'_>, commit: 
     if let Some(folded) = fold_some(ctx, place, &new, &children, run)? {
         new.folded = Some(folded);
     }
-    let mut action = settle(ctx, task, &new).await?;
+    let (mut action, wrote) = settle(ctx, task, &new).await?;
     if needs == Needs::Report {
         if let Some(comparison) = comparison.filter(|comparison| report_is_due(ctx, task, run, comparison)) {
             let artifacts = match &commit {
@@ -135,16 +139,26 @@ pub async fn pass(ctx: &Context, task: &CollectTask, place: &Place<'_>, commit: 
         }
         action = Action::requeue(Duration::from_secs(1));
     }
-    Ok(End { action, needs, rolled })
+    Ok(End { action, wrote, needs, rolled })
 }
 
-/// Takes a task that is over up again, if a retry says so here or below.
-pub async fn redriven(ctx: &Context, task: &CollectTask, above: &Above) -> Result<bool, Error> {
+/// Whether child tasks are folded.
+pub fn has_folded_tasks(status: &CollectTaskStatus) -> bool {
+    fold::parts(status.folded.as_ref()).any(|part| !part.tasks.is_empty())
+}
+
+/// What is left to do for a task that is over: children that its end folded go, and a retry here or below takes it up again;
+/// whether one did.
+pub async fn rest(ctx: &Context, task: &CollectTask, above: &Above, plan: Option<&PlanTree>) -> Result<bool, Error> {
     let Some(status) = &task.status else { return Ok(false) };
+    if plan.is_none() && has_folded_tasks(status) {
+        return Ok(false);
+    }
+    let children = observe::children(ctx, task, plan, &observe::folded(status, &task.name_any())?);
+    remove(ctx, &children).await?;
     if !retry::is_retriable(status) {
         return Ok(false);
     }
-    let children = observe::children(ctx, task, None, &observe::folded(status, &task.name_any())?);
     let below = rollup::redrives(status.folded.as_ref(), &children.tasks, &children.shards);
     let Some(redrive) = core::is_to_be_redriven(status, below, above) else { return Ok(false) };
     info!(task = task.name_any(), ?redrive, "taken up again by a retry");
@@ -203,10 +217,11 @@ fn fold_some(
 }
 
 /// Writes a transition at once; progress at most once a second, and only when it moved by a percent or ten seconds passed.
-async fn settle(ctx: &Context, task: &CollectTask, new: &CollectTaskStatus) -> Result<Action, Error> {
+/// Gives back when to look again, and whether it was written.
+async fn settle(ctx: &Context, task: &CollectTask, new: &CollectTaskStatus) -> Result<(Action, bool), Error> {
     let old = task.status.clone().unwrap_or_default();
     if *new == old {
-        return Ok(resync());
+        return Ok((resync(), false));
     }
     let uid = task.uid().unwrap_or_default();
     let moved = old.progress != new.progress
@@ -218,11 +233,8 @@ async fn settle(ctx: &Context, task: &CollectTask, new: &CollectTaskStatus) -> R
         (false, false) => PROGRESS_EVERY * 10,
     };
     match ctx.progress_due(&uid, every) {
-        Ok(()) => {
-            write(ctx, task, new).await?;
-            Ok(resync())
-        }
-        Err(left) => Ok(Action::requeue(left)),
+        Ok(()) => Ok((resync(), write(ctx, task, new).await?.is_some())),
+        Err(left) => Ok((Action::requeue(left), false)),
     }
 }
 
@@ -270,7 +282,9 @@ fn child_report(ctx: &Context, child: &CollectTask, run: i64) -> Option<Option<c
         let missing = ctx.watched_for(&child.uid().unwrap_or_default(), "its report", "is not there");
         return (missing >= GONE_AFTER).then(|| Some(compare::retold(step, status)));
     };
-    let is_current = observe::is_current(&report, status.redrives);
+    let told = report.status.as_ref().and_then(|report| report.verdict.as_ref());
+    let is_current = observe::is_current(&report, status.redrives)
+        && status.report.as_ref().is_none_or(|report| Some(&report.verdict) == told);
     is_current.then(|| report.status.clone()).flatten().map(|status| Some(compare::ChildReport { step, status }))
 }
 

@@ -7,6 +7,7 @@ use collect_api::{
     condition::{HOOK_FAILED, reason},
     hooks::HookRun,
     protocol::{CommitWork, HookWork, PlanResult, WorkResult},
+    shard::FoldedAttempts,
     task::{CommitStatus, PlanStatus},
 };
 use collect_core::{
@@ -60,17 +61,25 @@ impl Which {
         match self {
             Which::Plan => Entries::of_plan(status.plan.as_ref()),
             Which::Commit(_) => Entries::of_commit(status.commit.as_ref()),
-            Which::Hook(kind) => kind
-                .status(status.hooks.as_ref())
-                .map_or_else(Entries::default, |hook| Entries::listed(&hook.attempts, hook.forgiven)),
+            Which::Hook(kind) => Entries::of_hook(kind.status(status.hooks.as_ref())),
         }
     }
 
-    fn put(self, status: &mut CollectTaskStatus, attempts: Vec<Attempt>) {
+    /// Its ledger in a status: the listed attempts, and what older ones come to.
+    fn ledger(self, status: &mut CollectTaskStatus) -> (&mut Vec<Attempt>, &mut Option<FoldedAttempts>) {
         match self {
-            Which::Plan => status.plan.get_or_insert_with(PlanStatus::default).attempts = attempts,
-            Which::Commit(_) => status.commit.get_or_insert_with(CommitStatus::default).attempts = attempts,
-            Which::Hook(kind) => kind.status_mut(status).attempts = attempts,
+            Which::Plan => {
+                let plan = status.plan.get_or_insert_default();
+                (&mut plan.attempts, &mut plan.folded)
+            }
+            Which::Commit(_) => {
+                let commit = status.commit.get_or_insert_default();
+                (&mut commit.attempts, &mut commit.folded)
+            }
+            Which::Hook(kind) => {
+                let hook = kind.status_mut(status);
+                (&mut hook.attempts, &mut hook.folded)
+            }
         }
     }
 
@@ -109,6 +118,19 @@ impl Which {
             Which::Hook(_) => (reason::HOOK, "the beforeStart hook is carried out"),
         }
     }
+}
+
+/// Stops whoever still works at an attempt that is over, whatever the root does by now.
+pub async fn sweep(ctx: &Context, task: &CollectTask, run: i64) -> Result<(), Error> {
+    let status = task.status.clone().unwrap_or_default();
+    let (namespace, name, uid) =
+        (task.namespace().unwrap_or_default(), task.name_any(), task.uid().unwrap_or_default());
+    let commit = Which::Commit(CommitNumbers { slices: 0, records: 0 });
+    for which in [Which::Plan, commit].into_iter().chain(HookKind::ALL.map(Which::Hook)) {
+        let place = Place { namespace: &namespace, owner: &name, owner_uid: &uid, work: which.word(), run };
+        worker::sweep(ctx, &place, which.entries(&status)).await?;
+    }
+    Ok(())
 }
 
 /// One step of the planner.
@@ -221,7 +243,6 @@ async fn step(ctx: &Context, task: &CollectTask, run: i64, asked: &Asked<'_>, wh
     let place = Place { namespace: &namespace, owner: &name, owner_uid: &uid, work: which.word(), run };
     let policy = which.policy(task);
     let entries = which.entries(&status);
-    worker::sweep(ctx, &place, entries).await?;
     let (worker_seen, watched) = worker::see(ctx, &place, entries.attempts, Signs::default());
     let mut view = Seen {
         me: &ctx.me,
@@ -247,9 +268,8 @@ async fn step(ctx: &Context, task: &CollectTask, run: i64, asked: &Asked<'_>, wh
         Step::Look => Ok(Action::requeue(Duration::from_secs(1))),
         Step::Authorise(n) => {
             let mut new = which.waiting(&status, why, message, at);
-            let mut list = entries.attempts.to_vec();
-            attempts::authorise(&mut list, &mut None, entries.forgiven, &policy, &ctx.me, at.now);
-            which.put(&mut new, list);
+            let (list, folded) = which.ledger(&mut new);
+            attempts::authorise(list, folded, entries.forgiven, &policy, &ctx.me, at.now);
             if write(ctx, task, &new).await?.is_some() {
                 create(ctx, task, &place, n, which).await?;
             }
@@ -374,11 +394,10 @@ async fn record(
         }
         _ => {}
     }
-    let entries = which.entries(status);
-    let mut list = entries.attempts.to_vec();
     let uid = task.uid().unwrap_or_default();
-    attempts::record(&mut list, &entries.used(policy), n, &end, policy, &uid, clock::now());
-    if let Some(attempt) = list.iter().find(|attempt| attempt.n == n) {
+    let list = which.ledger(&mut new).0;
+    attempts::record(list, &which.entries(status).used(policy), n, &end, policy, &uid, clock::now());
+    if let Some(attempt) = list.iter().cloned().find(|attempt| attempt.n == n) {
         let outcome = attempt.outcome.as_ref().map(ToString::to_string).unwrap_or_default();
         let work = which.word();
         info!(task = task.name_any(), work, attempt = n, outcome, message = attempt.message, "attempt ended");
@@ -388,7 +407,6 @@ async fn record(
             new.message = attempt.message.clone().map(|message| format!("{work} attempt {n}: {outcome}: {message}"));
         }
     }
-    which.put(&mut new, list);
     if write(ctx, task, &new).await?.is_some()
         && new.plan.as_ref().and_then(|plan| plan.sealed) == Some(n)
         && which == Which::Plan

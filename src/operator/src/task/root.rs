@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use collect_api::{
-    CollectShard, CollectShardSpec, CollectTask, CollectTaskSpec, CollectTaskStatus, DesiredState, Phase,
+    Attempt, CollectShard, CollectShardSpec, CollectTask, CollectTaskSpec, CollectTaskStatus, DesiredState, Phase,
     ValidationReport, condition::reason, labels, shard::Slice, task::PartOf,
 };
 use collect_core::{
@@ -54,6 +54,11 @@ pub async fn pass(ctx: &Context, task: &CollectTask) -> Result<Action, Error> {
         Some(run) if run < wanted => return replace(ctx, task, run, wanted).await,
         Some(run) => run,
     };
+    phase_jobs::sweep(ctx, task, run).await?;
+    if run > 1 && ctx.first_time(&format!("older/{}", task.uid().unwrap_or_default())) {
+        // What an operator that had not yet seen the new run made for the old one.
+        remove(ctx, task, run).await?;
+    }
     let status = task.status.clone().unwrap_or_default();
     let asked = Asked { desired: above.desired, halt: halt.as_ref() };
     if status.phase.as_ref().is_some_and(Phase::is_terminal) {
@@ -122,14 +127,26 @@ async fn start(ctx: &Context, task: &CollectTask, run: i64, asked: &Asked<'_>) -
 /// A root that is over: a retry takes it up again, a hook tells of its end, its time to live deletes it.
 async fn over(ctx: &Context, task: &CollectTask, run: i64, above: &Above, asked: &Asked<'_>) -> Result<Action, Error> {
     let uid = task.uid().unwrap_or_default();
-    if node::redriven(ctx, task, above).await? {
+    let status = task.status.clone().unwrap_or_default();
+    // Only the plan tells which child tasks are folded. While it can't be read, nothing is decided by them.
+    let plan = match node::has_folded_tasks(&status) {
+        true => match observe::plan(ctx, task).await {
+            Ok(Some(plan)) => Some(plan),
+            Ok(None) | Err(Error::Plan { .. }) => None,
+            Err(error) => return Err(error),
+        },
+        false => None,
+    };
+    if node::rest(ctx, task, above, plan.as_deref()).await? {
         return Ok(Action::requeue(Duration::ZERO));
     }
     ctx.rest(&uid);
+    if status.commit.as_ref().is_some_and(|commit| commit.attempts.last().is_some_and(Attempt::is_live)) {
+        return phase_jobs::stop_commit(ctx, task, run).await;
+    }
     if let Some(kind) = hooks::due(task) {
         return phase_jobs::hook(ctx, task, run, asked, kind).await;
     }
-    let status = task.status.clone().unwrap_or_default();
     let ttl = status.phase.as_ref().and_then(|phase| resolve::ttl(&task.spec, phase));
     match core::ttl_left(&status, ttl, clock::now()) {
         None => Ok(resync()),
@@ -196,6 +213,10 @@ async fn run_tree(ctx: &Context, task: &CollectTask, place: &node::Place<'_>, ru
     }
     let commit = commit_state(task);
     let end = node::pass(ctx, task, place, Some(commit)).await?;
+    if end.wrote {
+        // What follows goes by what was written.
+        return Ok(Action::requeue(Duration::ZERO));
+    }
     if end.needs == Needs::CommitToLeave {
         return phase_jobs::stop_commit(ctx, task, run).await;
     }
@@ -381,9 +402,10 @@ async fn replace(ctx: &Context, task: &CollectTask, old: i64, new: i64) -> Resul
         ctx.tell(task, &Told { warning: false, reason: reason::NEW_RUN.into(), note: message }).await;
         return Ok(Action::requeue(Duration::from_millis(100)));
     }
-    if remove(ctx, task, &uid, new).await? {
+    if remove(ctx, task, new).await? {
         return Ok(Action::requeue(Duration::from_secs(1)));
     }
+    delete_chunks(ctx, task, |chunk_run, _| chunk_run < new).await?;
     prune_reports(ctx, task, &uid).await?;
     info!(task = task.name_any(), run = new, "a new run begins");
     write(ctx, task, &core::begun(task, new, token, clock::now())).await?;
@@ -391,17 +413,17 @@ async fn replace(ctx: &Context, task: &CollectTask, old: i64, new: i64) -> Resul
 }
 
 /// Deletes what older runs made; whether something is still there.
-async fn remove(ctx: &Context, task: &CollectTask, uid: &str, run: i64) -> Result<bool, Error> {
-    let namespace = task.namespace().unwrap_or_default();
+async fn remove(ctx: &Context, task: &CollectTask, run: i64) -> Result<bool, Error> {
+    let (namespace, uid) = (task.namespace().unwrap_or_default(), &task.uid().unwrap_or_default());
     let mut left = false;
     let tasks = ctx
         .stores
         .tasks
-        .state_filter(|child| child.spec.part_of.as_ref().is_some_and(|of| of.root_uid == uid && of.run < run));
-    let shards = ctx.stores.shards.state_filter(|shard| shard.spec.root_uid == uid && shard.spec.run < run);
+        .state_filter(|child| child.spec.part_of.as_ref().is_some_and(|of| of.root_uid == *uid && of.run < run));
+    let shards = ctx.stores.shards.state_filter(|shard| shard.spec.root_uid == *uid && shard.spec.run < run);
     let jobs = ctx.stores.jobs.state_filter(|job| {
         let older = job.labels().get(labels::RUN).and_then(|run| run.parse::<i64>().ok()).is_some_and(|of| of < run);
-        older && controller_of(job).is_some_and(|owner| owner.uid == uid)
+        older && controller_of(job).is_some_and(|owner| owner.uid == *uid)
     });
     for child in &tasks {
         left |= delete(ctx, &namespace, uid, child.as_ref()).await?;
@@ -414,9 +436,6 @@ async fn remove(ctx: &Context, task: &CollectTask, uid: &str, run: i64) -> Resul
     }
     for older in (run - 3).max(1)..run {
         left |= ctx.stores.pods.any_active_of_run(uid, older);
-    }
-    if !left {
-        delete_chunks(ctx, task, |chunk_run, _| chunk_run < run).await?;
     }
     Ok(left)
 }
