@@ -14,7 +14,14 @@ mod watch;
 mod worker;
 mod write;
 
-use std::{convert::Infallible, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use collect_api::{CollectShard, CollectTask, ValidationReport, labels};
@@ -234,12 +241,11 @@ async fn run(args: Run) -> Result<(), Stop> {
         let (ctx, stop) = (ctx.clone(), stop.clone());
         parts.spawn(async move {
             let uids = gone_queue.take_until(stop.cancelled_owned());
-            let mut went = std::collections::VecDeque::new();
+            let mut went = std::collections::VecDeque::<(Instant, String)>::new();
             uids.for_each(|uid| {
                 went.push_back((clock::instant(), uid));
-                while let Some((_, uid)) = went.pop_front_if(|(at, _)| at.elapsed() > REMEMBERED) {
-                    ctx.forget(&uid);
-                }
+                let old = went.iter().take_while(|(at, _)| at.elapsed() > REMEMBERED).count();
+                went.drain(..old).for_each(|(_, uid)| ctx.forget(&uid));
                 std::future::ready(())
             })
             .await;

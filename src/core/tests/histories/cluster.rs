@@ -216,7 +216,10 @@ pub fn step_worker(world: &mut World, operators: &mut [Operator], at: usize) {
     }
     if worker.stuck {
         report(world, operators, at);
-        return if leaving { end(world, at, Some(137), TerminationMessage::default()) } else { () };
+        if leaving {
+            end(world, at, Some(137), TerminationMessage::default());
+        }
+        return;
     }
     if worker.told == Some(Directive::Abort) {
         return end(world, at, Some(exit::FENCED), TerminationMessage::default());

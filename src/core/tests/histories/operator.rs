@@ -372,8 +372,8 @@ impl Operator {
     /// Creates an object; the caller decides what a failure means.
     pub fn create<K: Stored>(&mut self, world: &mut World, object: K) -> Answer<Arc<K>> {
         match self.meets(true) {
-            Some(Fault::Dropped) => return Err(Failure::Lost),
-            Some(Fault::Refused) => return Err(Failure::Refused),
+            Some(Fault::Dropped) => Err(Failure::Lost),
+            Some(Fault::Refused) => Err(Failure::Refused),
             fault @ (Some(Fault::AnswerLost) | None) => {
                 let made = world.create(object).ok_or(Failure::Taken)?;
                 if fault.is_some() {

@@ -290,7 +290,7 @@ impl Operator {
         }
         let list = which.ledger(&mut new).0;
         attempts::record(list, &which.entries(status).used(policy), n, &end, policy, &uid_of(task), at.now);
-        if let Some(attempt) = list.iter().cloned().find(|attempt| attempt.n == n)
+        if let Some(attempt) = list.iter().find(|attempt| attempt.n == n).cloned()
             && !done
             && !is_over(status)
         {

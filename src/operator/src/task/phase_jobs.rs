@@ -397,7 +397,7 @@ async fn record(
     let uid = task.uid().unwrap_or_default();
     let list = which.ledger(&mut new).0;
     attempts::record(list, &which.entries(status).used(policy), n, &end, policy, &uid, clock::now());
-    if let Some(attempt) = list.iter().cloned().find(|attempt| attempt.n == n) {
+    if let Some(attempt) = list.iter().find(|attempt| attempt.n == n).cloned() {
         let outcome = attempt.outcome.as_ref().map(ToString::to_string).unwrap_or_default();
         let work = which.word();
         info!(task = task.name_any(), work, attempt = n, outcome, message = attempt.message, "attempt ended");
