@@ -28,8 +28,8 @@ go_tests() {
   return "$status"
 }
 
-# The programs as they are shipped, static; their sizes are checked on the way.
-images() { deploy/build-images.sh operator worker; }
+# The programs as they are shipped, static, and the demo's; sizes are checked on the way.
+images() { deploy/build-images.sh operator worker registry s3d; }
 
 # All of them in one call, so that shared crates are compiled once. Each end-to-end binary brings up the cluster that it needs
 # and takes it down again; it runs the programs as they are shipped.

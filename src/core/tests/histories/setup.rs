@@ -109,7 +109,7 @@ impl Setup {
             }),
             deadline: self.deadline.map(collect_api::Duration::from_secs),
             stall_timeout: Some(collect_api::Duration::from_secs(self.stall_timeout)),
-            validation: (!self.compare).then(|| Validation { level: Some(ValidationLevel::None), total: None }),
+            validation: (!self.compare).then_some(Validation { level: Some(ValidationLevel::None), total: None }),
             hooks: self.hooks.then(|| Hooks { before_start: hook(), after_success: hook(), after_failure: hook() }),
             ..CollectTaskSpec::default()
         };
