@@ -13,17 +13,24 @@
 {{- end }}
 {{- end }}
 
-{{- define "collect.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "collect.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+{{- /* Objects without a namespace carry that of the release in their name. */}}
+{{- define "collect.clusterName" -}}
+{{- printf "%s-%s" .Release.Namespace (include "collect.fullname" .) | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
+{{- define "collect.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "collect.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end }}
+
+{{- /* Where a key is given twice, the chart's own value wins: no object may have a key twice. */}}
 {{- define "collect.labels" -}}
-{{ include "collect.selectorLabels" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/part-of: collect-operator
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- $own := dict
+  "app.kubernetes.io/version" .Chart.AppVersion
+  "app.kubernetes.io/part-of" "collect-operator"
+  "app.kubernetes.io/managed-by" .Release.Service
+  "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_") }}
+{{- merge $own (include "collect.selectorLabels" . | fromYaml) .Values.commonLabels | toYaml }}
 {{- end }}
 
 {{- define "collect.serviceAccountName" -}}
@@ -56,6 +63,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- $service := printf "%s.%s" (include "collect.fullname" .) .Release.Namespace }}
 {{- $own := list (include "collect.fullname" .) $service (printf "%s.svc" $service) (printf "%s.svc.cluster.local" $service) }}
 {{- concat $own .Values.endpoint.tls.extraSANs | uniq | join "," }}
+{{- end }}
+
+{{- /* Stops if the cluster lacks an API: (list $ "serviceMonitor" "monitoring.coreos.com/v1") */}}
+{{- define "collect.requireApi" -}}
+{{- $root := index . 0 }}
+{{- if not (or $root.Values.skipApiChecks ($root.Capabilities.APIVersions.Has (index . 2))) }}
+{{- fail (printf "%s.enabled: the cluster does not have the API %s; install the operator that brings it, or set skipApiChecks=true where helm can't ask the cluster" (index . 1) (index . 2)) }}
+{{- end }}
 {{- end }}
 
 {{- /* The rights on the API server, the same in one namespace and in all. None on Secrets. */}}
