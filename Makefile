@@ -31,12 +31,12 @@ test: ## Run every test: unit, property, API, end-to-end. Prints what it skipped
 	@tests/run.sh
 
 .PHONY: bench-scale
-bench-scale: ## Benchmark the operator with SHARDS=20000 played collectors, PARALLELISM=300 at once, against raw Jobs. COLLECT_BIN_DIR: programs that are built.
+bench-scale: ## Benchmark the operator with SHARDS=20000 played collectors, PARALLELISM=300 at once, against raw Jobs. STOCK=1: controllers with the limits that Kubernetes ships. COLLECT_BIN_DIR: programs that are built.
 	@tests/prerequisites.sh cargo go cc c++ cmake flock
 	triple=$$(uname -m)-unknown-linux-gnu
 	RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked --target "$$triple" \
 	  $(if $(COLLECT_BIN_DIR),,-p collect-operator -p collect-worker) -p collect-e2e --bins
-	COLLECT_BIN_DIR="$${COLLECT_BIN_DIR:-$$CARGO_TARGET_DIR/$$triple/release}" "$$CARGO_TARGET_DIR/$$triple/release/bench-scale"
+	COLLECT_E2E_STOCK_CONTROLLERS='$(STOCK)' COLLECT_BIN_DIR="$${COLLECT_BIN_DIR:-$$CARGO_TARGET_DIR/$$triple/release}" "$$CARGO_TARGET_DIR/$$triple/release/bench-scale"
 .PHONY: chaos
 chaos: ## Collect the whole country again and again on a real node while things are killed at random. SEED, KILLS=200, MINUTES=30.
 	@tests/prerequisites.sh cargo go cc c++ cmake flock npm openssl

@@ -34,7 +34,9 @@ images() { deploy/build-images.sh operator worker registry s3d; }
 # All of them in one call, so that shared crates are compiled once. Each end-to-end binary brings up the cluster that it needs
 # and takes it down again; it runs the programs as they are shipped.
 rust_tests() {
-  COLLECT_BIN_DIR=$CARGO_TARGET_DIR/$(uname -m)-unknown-linux-gnu/release cargo test --workspace --locked --no-fail-fast
+  # End-to-end tests wait more than they work.
+  COLLECT_BIN_DIR=$CARGO_TARGET_DIR/$(uname -m)-unknown-linux-gnu/release RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))} \
+    cargo test --workspace --locked --no-fail-fast
 }
 
 # Sums cargo's `test result:` lines, go's verdicts and our own SKIPPED lines; a stage that broke without a failed test counts as one.

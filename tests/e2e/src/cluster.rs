@@ -2,7 +2,8 @@
 //!
 //! A companion process holds the cluster's lock while the test process lives and takes the cluster down when it ends, however it
 //! ends. Two runs of the same binary thus wait for each other, and so do all with a real node, of which a machine has one.
-//! `COLLECT_E2E_KEEP=1` leaves the cluster up for the next run.
+//! `COLLECT_E2E_KEEP=1` leaves the cluster up for the next run. `COLLECT_E2E_STOCK_CONTROLLERS=1` leaves the limits of the
+//! controllers as Kubernetes ships them.
 
 use std::{
     collections::BTreeMap,
@@ -89,6 +90,9 @@ impl Cluster {
         if node == Node::Process {
             // Room for as many workers as a task may have at once.
             up.args(["--cpu", "64", "--memory", "256Gi", "--pods", "1100"]);
+        }
+        if std::env::var_os("COLLECT_E2E_STOCK_CONTROLLERS").is_some_and(|value| !value.is_empty()) {
+            up.arg("--stock-controllers");
         }
         let output = up.stdin(Stdio::null()).output().expect("tests/cluster/cluster runs");
         assert!(

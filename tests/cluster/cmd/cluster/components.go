@@ -104,25 +104,31 @@ rules:
 - level: Metadata
 `
 
-// controllerFlags are what the controller manager and the scheduler share. The client limits are far above the defaults: with those,
-// a load test measures the limits.
+// controllerFlags are what the controller manager and the scheduler share. The client limits are far above the defaults, unless stock ones
+// are asked for: with those, a load test measures the limits.
 func (c *Cluster) controllerFlags(name string) []string {
 	config := c.kubeconfig(name)
-	return []string{
+	flags := []string{
 		c.Kube, name, "--kubeconfig=" + config, "--authentication-kubeconfig=" + config, "--authorization-kubeconfig=" + config,
 		"--leader-elect=false", "--bind-address=127.0.0.1", "--secure-port=" + strconv.Itoa(c.Ports[name]), "--cert-dir=" + c.path("tmp"),
-		"--kube-api-qps=2000", "--kube-api-burst=4000",
 	}
+	if !c.Stock {
+		flags = append(flags, "--kube-api-qps=2000", "--kube-api-burst=4000")
+	}
+	return flags
 }
 
 func (c *Cluster) controllerManager() Component {
 	argv := append(c.controllerFlags("kube-controller-manager"),
 		"--service-account-private-key-file="+c.pki("sa.key"), "--root-ca-file="+c.pki("ca.crt"),
 		"--cluster-signing-cert-file="+c.pki("ca.crt"), "--cluster-signing-key-file="+c.pki("ca.key"),
-		"--use-service-account-credentials", "--controllers=*", "--allocate-node-cidrs=false", "--concurrent-job-syncs=20",
+		"--use-service-account-credentials", "--controllers=*", "--allocate-node-cidrs=false",
 		"--flex-volume-plugin-dir="+c.path("tmp", "flexvolume"),
 		"--pvclaimbinder-sync-period=1s", // 15 s otherwise until a claim made before its volume is bound
 	)
+	if !c.Stock {
+		argv = append(argv, "--concurrent-job-syncs=20")
+	}
 	if c.Node == nodeScripted {
 		argv = append(argv, "--node-monitor-period=2s", "--node-monitor-grace-period=20s")
 	}

@@ -24,7 +24,7 @@ options of up:
   --script SCENARIO   scripted node: what pods do that say nothing themselves (default succeed-after=200ms)
   --nodes N           scripted node: how many
   --cpu, --memory, --pods   capacity of a process or scripted node
-  --load              accepted for clarity; the limits for load are always raised
+  --stock-controllers       controller manager and scheduler with the limits that Kubernetes ships, not raised ones
 `
 
 func main() {

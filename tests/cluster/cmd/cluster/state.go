@@ -31,6 +31,7 @@ type Spec struct {
 	CPU    string         `json:"cpu"`
 	Memory string         `json:"memory"`
 	Pods   int            `json:"pods"`
+	Stock  bool           `json:"stock"`
 	Kube   string         `json:"kube"` // path of the kube binary
 	Ports  map[string]int `json:"ports"`
 	Real   *RealNode      `json:"real,omitempty"`

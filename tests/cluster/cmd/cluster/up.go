@@ -29,7 +29,7 @@ func runUp(args []string) error {
 	flags.StringVar(&want.Memory, "memory", "256Gi", "capacity")
 	flags.IntVar(&want.Pods, "pods", 500, "capacity")
 	flags.StringVar(&want.Kube, "kube", os.Getenv("COLLECT_KUBE"), "the kube binary; build.sh prints its path")
-	flags.Bool("load", true, "raised client limits: always on")
+	flags.BoolVar(&want.Stock, "stock-controllers", false, "controllers with the limits that Kubernetes ships")
 	rest, err := parse(flags, args)
 	if err != nil {
 		return err

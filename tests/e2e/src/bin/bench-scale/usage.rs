@@ -76,5 +76,6 @@ fn pid(cluster: &Cluster, component: &str) -> u32 {
 pub fn limits(cluster: &Cluster, component: &str) -> String {
     let arguments = fs::read_to_string(format!("/proc/{}/cmdline", pid(cluster, component))).unwrap_or_default();
     let bounds = |argument: &&str| ["--concurrent-", "--kube-api-"].iter().any(|prefix| argument.starts_with(prefix));
-    arguments.split('\0').filter(bounds).collect::<Vec<_>>().join(" ")
+    let limits: Vec<_> = arguments.split('\0').filter(bounds).collect();
+    if limits.is_empty() { "as Kubernetes ships it".into() } else { limits.join(" ") }
 }
