@@ -13,6 +13,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
+	strictjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 )
 
@@ -77,8 +79,14 @@ func wrongYAML(b block, api map[string]resource, values map[string]any) []string
 		if strings.TrimSpace(text) == "" {
 			continue
 		}
+		asJSON, err := yaml.YAMLToJSONStrict([]byte(text))
+		if err != nil {
+			problems = append(problems, err.Error())
+			continue
+		}
+		// Whole numbers stay whole, as in an API server.
 		var document any
-		if err := yaml.UnmarshalStrict([]byte(text), &document); err != nil {
+		if err := utiljson.Unmarshal(asJSON, &document); err != nil {
 			problems = append(problems, err.Error())
 			continue
 		}
@@ -92,13 +100,13 @@ func wrongYAML(b block, api map[string]resource, values map[string]any) []string
 		case b.kind() == "values":
 			problems = append(problems, unknownValues(values, object, nil)...)
 		default:
-			problems = append(problems, wrongObject(text, object, api)...)
+			problems = append(problems, wrongObject(asJSON, object, api)...)
 		}
 	}
 	return problems
 }
 
-func wrongObject(text string, object map[string]any, api map[string]resource) []string {
+func wrongObject(text []byte, object map[string]any, api map[string]resource) []string {
 	kind, _ := object["kind"].(string)
 	version, _ := object["apiVersion"].(string)
 	if kind == "" {
@@ -119,10 +127,15 @@ func wrongObject(text string, object map[string]any, api map[string]resource) []
 	if !known {
 		return []string{fmt.Sprintf("nothing is known here of %s of %s; mark the block `yaml illustrative`", kind, version)}
 	}
-	if err := yaml.UnmarshalStrict([]byte(text), empty()); err != nil {
-		return []string{err.Error()}
+	problems, err := strictjson.UnmarshalStrict(text, empty())
+	if err != nil {
+		problems = append(problems, err)
 	}
-	return nil
+	var words []string
+	for _, problem := range problems {
+		words = append(words, problem.Error())
+	}
+	return words
 }
 
 // wrongFragment judges a part of a CollectTask: `spec:`, or fields of it. What the API needs besides is taken from base.
@@ -138,7 +151,7 @@ func wrongFragment(object map[string]any, api map[string]resource) []string {
 		object = map[string]any{"spec": object}
 	}
 	var whole map[string]any
-	if err := yaml.Unmarshal([]byte(base), &whole); err != nil {
+	if err := yaml.Unmarshal([]byte(base), &whole); err != nil { // holds no numbers
 		return []string{err.Error()}
 	}
 	lay(whole, object)

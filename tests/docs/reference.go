@@ -66,34 +66,63 @@ func writeKind(text *strings.Builder, r resource) {
 	for _, part := range []string{"spec", "status"} {
 		whole := r.schema.Properties[part]
 		fmt.Fprintf(text, "\n### %s of a %s\n\n%s\n", part, spec.Names.Kind, oneLine(whole.Description))
+		writeFields(text, &whole, part)
+	}
+}
+
+// writeFields writes a table of the fields of spec or status, and one for each of these that has fields of its own.
+func writeFields(text *strings.Builder, whole *v1.JSONSchemaProps, part string) {
+	below := map[string][]row{}
+	table := func(rows []row) {
 		text.WriteString("\n| Field | Type | Default | Bounds | Description |\n| --- | --- | --- | --- | --- |\n")
-		var rows []row
-		walk(&whole, part, &rows)
 		for _, row := range rows {
 			fmt.Fprintf(text, "| %s | %s | %s | %s | %s |\n", row.field, row.kind, row.standard, row.bounds, row.description)
 		}
 	}
+	var first []row
+	for _, name := range slices.Sorted(maps.Keys(whole.Properties)) {
+		inner := whole.Properties[name]
+		first = append(first, rowOf(whole, &inner, part, name))
+		var rows []row
+		deeper(&inner, part+"."+name, &rows)
+		below[name] = rows
+	}
+	table(first)
+	for _, name := range slices.Sorted(maps.Keys(below)) {
+		if rows := below[name]; len(rows) > 0 {
+			fmt.Fprintf(text, "\n#### %s.%s\n", part, name)
+			table(rows)
+		}
+	}
 }
 
-// rule is one CEL rule, and the field that it stands at.
-type rule struct{ at, message, rule string }
+// rule is one CEL rule, and the fields that it stands at.
+type rule struct {
+	at            []string
+	message, rule string
+}
 
 func writeRules(text *strings.Builder, r resource) {
 	var rules []rule
 	collectRules(r.schema, "", &rules)
 	text.WriteString("\nRules:\n\n")
 	for _, rule := range rules {
-		at := "the object"
-		if rule.at != "" {
-			at = "`" + rule.at + "`"
+		fmt.Fprintf(text, "- %s", cell(rule.message))
+		if rule.at[0] != "" {
+			fmt.Fprintf(text, " (at %s)", codes(rule.at))
 		}
-		fmt.Fprintf(text, "- %s: %s\n  `%s`\n", at, rule.message, rule.rule)
+		fmt.Fprintf(text, "\n  `%s`\n", rule.rule)
 	}
 }
 
 func collectRules(schema *v1.JSONSchemaProps, at string, found *[]rule) {
-	for _, known := range schema.XValidations {
-		*found = append(*found, rule{at, known.Message, known.Rule})
+	for _, stated := range schema.XValidations {
+		same := func(known rule) bool { return known.rule == stated.Rule && known.message == stated.Message }
+		if i := slices.IndexFunc(*found, same); i >= 0 {
+			(*found)[i].at = append((*found)[i].at, at)
+		} else {
+			*found = append(*found, rule{[]string{at}, stated.Message, stated.Rule})
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(schema.Properties)) {
 		inner := schema.Properties[name]
@@ -113,18 +142,21 @@ type row struct{ field, kind, standard, bounds, description string }
 func walk(schema *v1.JSONSchemaProps, at string, rows *[]row) {
 	for _, name := range slices.Sorted(maps.Keys(schema.Properties)) {
 		inner := schema.Properties[name]
-		path := at + "." + name
-		field := "`" + path + "`"
-		if slices.Contains(schema.Required, name) {
-			field = "**" + field + "**"
-		}
-		description, standard := takeDefault(oneLine(inner.Description))
-		if inner.Default != nil {
-			standard = "`" + string(inner.Default.Raw) + "`"
-		}
-		*rows = append(*rows, row{field, cell(typeOf(&inner)), cell(standard), cell(boundsOf(&inner)), cell(description)})
-		deeper(&inner, path, rows)
+		*rows = append(*rows, rowOf(schema, &inner, at, name))
+		deeper(&inner, at+"."+name, rows)
 	}
+}
+
+func rowOf(outer, inner *v1.JSONSchemaProps, at, name string) row {
+	field := "`" + at + "." + name + "`"
+	if slices.Contains(outer.Required, name) {
+		field = "**" + field + "**"
+	}
+	description, standard := takeDefault(oneLine(inner.Description))
+	if inner.Default != nil {
+		standard = "`" + string(inner.Default.Raw) + "`"
+	}
+	return row{field, cell(typeOf(inner)), cell(standard), cell(boundsOf(inner)), cell(description)}
 }
 
 func deeper(schema *v1.JSONSchemaProps, path string, rows *[]row) {

@@ -11,9 +11,10 @@ import (
 	"strings"
 )
 
-// source is all Rust code of src/, and the words that it uses for causes.
+// source is what pages may name of the Rust code in src/.
 type source struct {
-	text string
+	// Every word that begins with a capital letter.
+	words map[string]bool
 	// Reasons that a worker gives (the categories of its errors), and those of conditions and events.
 	reasons map[string]string
 	// Types of conditions.
@@ -25,12 +26,12 @@ type source struct {
 var (
 	category = regexp.MustCompile(`(?s)fn category\(&self\)[^{]*\{(.*?)\n    \}`)
 	quoted   = regexp.MustCompile(`"([A-Z][A-Za-z]+)"`)
+	capital  = regexp.MustCompile(`\b[A-Z][A-Za-z]+\b`)
 	constant = regexp.MustCompile(`pub const [A-Z_]+: &str = "([^"]+)"`)
 )
 
 func sources(top string) (source, error) {
-	var all strings.Builder
-	found := source{reasons: map[string]string{}}
+	found := source{words: map[string]bool{}, reasons: map[string]string{}}
 	err := filepath.WalkDir(filepath.Join(top, "src"), func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() || filepath.Ext(path) != ".rs" {
 			return err
@@ -39,7 +40,9 @@ func sources(top string) (source, error) {
 		if err != nil {
 			return err
 		}
-		all.Write(text)
+		for _, word := range capital.FindAllString(string(text), -1) {
+			found.words[word] = true
+		}
 		name, _ := filepath.Rel(top, path)
 		if strings.HasPrefix(filepath.ToSlash(name), "src/data/") {
 			for _, body := range category.FindAllStringSubmatch(string(text), -1) {
@@ -53,7 +56,6 @@ func sources(top string) (source, error) {
 	if err != nil {
 		return found, err
 	}
-	found.text = all.String()
 	conditions, err := os.ReadFile(filepath.Join(top, "src/api/src/condition.rs"))
 	if err != nil {
 		return found, err
@@ -90,7 +92,7 @@ func unknownWords(all []page, code source) []string {
 	for _, p := range all {
 		for i, line := range strings.Split(p.text, "\n") {
 			for _, match := range word.FindAllStringSubmatch(line, -1) {
-				if slices.Contains(foreign, match[1]) || regexp.MustCompile(`\b`+match[1]+`\b`).MatchString(code.text) {
+				if slices.Contains(foreign, match[1]) || code.words[match[1]] {
 					continue
 				}
 				problems = append(problems, fmt.Sprintf("%s:%d: `%s` stands nowhere in src/", p.path, i+1, match[1]))
