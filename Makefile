@@ -49,7 +49,7 @@ lint: ## Check formatting, clippy, generated files, chart, scripts, dependencies
 .PHONY: fmt
 fmt: ## Format the code.
 	@cargo fmt --all
-	gofmt -w tests/cluster tests/charts deploy/images
+	gofmt -w tests/cluster tests/charts tests/docs deploy/images
 
 .PHONY: build
 build: ## Build all programs for development.
@@ -68,8 +68,17 @@ crds: ## Generate the custom resource definitions from src/api, for crds/ and th
 	cp crds/*.yaml charts/collect-operator/files/crds/
 
 .PHONY: docs
-docs: ## Write the tables of docs/concepts (phases, outcomes, exit codes, defaults) from the code.
-	@cargo run --quiet --locked -p collect-core --example tables -- docs/concepts
+docs: ## Write what is generated in docs/: the tables of concepts from the code, the API reference from crds/, the rights from the chart.
+	@tests/prerequisites.sh cargo go
+	cargo run --quiet --locked -p collect-core --example tables -- docs/concepts
+	cd tests/docs
+	CGO_ENABLED=0 GOTOOLCHAIN=local go run -trimpath -tags grpcnotrace . write
+
+.PHONY: docs-check
+docs-check: ## Check that the documentation names only what exists: links, YAML, fields, commands, reasons; and that what is generated is current.
+	@tests/prerequisites.sh go
+	cd tests/docs
+	CGO_ENABLED=0 GOTOOLCHAIN=local go test -trimpath -tags grpcnotrace -count=1 ./...
 
 .PHONY: chart-test
 chart-test: ## Render the chart with the real helm and check what comes out.

@@ -22,13 +22,13 @@ check() {
 
 go_is_formatted() {
   local ugly
-  ugly=$(gofmt -l tests/cluster tests/charts deploy/images)
+  ugly=$(gofmt -l tests/cluster tests/charts tests/docs deploy/images)
   [[ -z $ugly ]] || { echo "run make fmt: $ugly" && return 1; }
 }
 
 go_vet() {
   local folder
-  for folder in tests/cluster tests/charts deploy/images; do
+  for folder in tests/cluster tests/charts tests/docs deploy/images; do
     (cd "$folder" && CGO_ENABLED=0 GOTOOLCHAIN=local go vet -trimpath -tags grpcnotrace ./...) || return
   done
 }
@@ -58,6 +58,7 @@ main() {
   check "scripts are clean to shellcheck" scripts_are_clean
   check "crds/ is current" crds_are_current
   check "docs/concepts is current" docs_are_current
+  check "docs/ names only what exists" make docs-check
   check "the chart has the same CRDs" chart_has_the_crds
   check "dependencies are allowed by deny.toml" make cargo-deny
   check "the chart is clean to helm lint" helm_lint
