@@ -23,7 +23,7 @@ func chartValues(top string) (map[string]any, error) {
 	return values, yaml.Unmarshal(text, &values)
 }
 
-// roles renders the chart's rbac.yaml with its default values, as helm would: its templates use nothing but sprig and include.
+// roles renders the chart's rbac.yaml and roles.yaml with its default values, as helm would: they use sprig, include and YAML.
 func roles(top string) ([]rbacv1.ClusterRole, error) {
 	values, err := chartValues(top)
 	if err != nil {
@@ -47,9 +47,16 @@ func roles(top string) ([]rbacv1.ClusterRole, error) {
 			text, err := yaml.Marshal(value)
 			return strings.TrimSpace(string(text)), err
 		},
+		"fromYaml": func(text string) (map[string]any, error) {
+			value := map[string]any{}
+			return value, yaml.Unmarshal([]byte(text), &value)
+		},
 	})
-	if _, err := all.ParseFiles(filepath.Join(folder, "_helpers.tpl"), filepath.Join(folder, "rbac.yaml")); err != nil {
-		return nil, err
+	files := []string{"rbac.yaml", "roles.yaml"}
+	for _, file := range append(files, "_helpers.tpl") {
+		if _, err := all.ParseFiles(filepath.Join(folder, file)); err != nil {
+			return nil, err
+		}
 	}
 	data := map[string]any{
 		"Values":  values,
@@ -57,8 +64,11 @@ func roles(top string) ([]rbacv1.ClusterRole, error) {
 		"Chart":   map[string]any{"Name": "collect-operator", "Version": "0", "AppVersion": "0"},
 	}
 	var text bytes.Buffer
-	if err := all.ExecuteTemplate(&text, "rbac.yaml", data); err != nil {
-		return nil, err
+	for _, file := range files {
+		text.WriteString("\n---\n")
+		if err := all.ExecuteTemplate(&text, file, data); err != nil {
+			return nil, err
+		}
 	}
 	var found []rbacv1.ClusterRole
 	for _, document := range divider.Split(text.String(), -1) {

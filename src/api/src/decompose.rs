@@ -14,7 +14,7 @@ pub struct Decompose {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub levels: Vec<Level>,
-    /// How the work of a task without child tasks is split into shards. Default: single.
+    /// How the work of a task without child tasks is split into shards. Default: values packed into shards, 100 to each at most; nothing is split.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shards: Option<Shards>,
     /// Bounds that stop a plan from growing without measure.
@@ -104,7 +104,7 @@ pub struct CountShards {
 }
 
 /// By ranges of a numeric or time key: half open, from `from` up to but without `to`. The request must use
-/// `{{ range.from }}` and `{{ range.to }}`. Exactly one of `recordsPerShard` and `step`.
+/// `{{ range.from }}` and `{{ range.to }}`. Exactly one of `recordsPerShard`, `step` and `every`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RangeShards {

@@ -25,8 +25,6 @@ pub enum Class {
     Permanent,
     /// The source asked to come back later than a worker should wait.
     SourceLimited(Duration),
-    /// Something newer has taken the place of this work.
-    Fenced,
 }
 
 impl Class {
@@ -36,7 +34,6 @@ impl Class {
             Self::Retryable => exit::RETRYABLE,
             Self::Permanent => exit::PERMANENT,
             Self::SourceLimited(_) => exit::SOURCE_LIMITED,
-            Self::Fenced => exit::FENCED,
         }
     }
 }
@@ -105,7 +102,7 @@ impl Error {
         let retry_after = match (self, self.class()) {
             (_, Class::SourceLimited(wait)) => Some(wait),
             (Self::Hook(error), _) => error.retry_after(),
-            (_, Class::Retryable | Class::Permanent | Class::Fenced) => None,
+            (_, Class::Retryable | Class::Permanent) => None,
         };
         let retry_after_ms = retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
         let message = text::shorten(&self.to_string(), MAX_MESSAGE);

@@ -86,7 +86,6 @@ async fn two_thousand_shards_cost_bounded_objects_and_writes() {
         measure(&space, "collect.dev", "v1alpha1", kind, &seen);
     }
     measure(&space, "batch", "v1", "Job", &seen);
-    measure(&space, "", "v1", "Pod", &seen);
     measure(&space, "", "v1", "ConfigMap", &seen);
 
     let mut spec = world.groups("groups");

@@ -263,7 +263,7 @@ impl<'a> Collector<'a> {
     /// What was read before an error that may pass is kept: a source with a small quota would never be read otherwise.
     async fn leave_checkpoint(&self, slice: &mut Slice<'_>, at: Place, error: Error) -> Error {
         match error.class() {
-            Class::Permanent | Class::Fenced => {}
+            Class::Permanent => {}
             Class::Retryable | Class::SourceLimited(_) if !slice.has_open_part() => {}
             Class::Retryable | Class::SourceLimited(_) => {
                 if let Err(second) = slice.pause(at, self.control).await {

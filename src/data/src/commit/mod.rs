@@ -69,7 +69,9 @@ pub enum CommitError {
         path: String,
     },
     /// A newer run is valid already.
-    #[error("run {newer} is the valid one already; run {run} is not committed any more")]
+    #[error(
+        "run {newer} is the valid one already, so run {run} is not committed any more; raise spec.run above {newer} to collect anew"
+    )]
     Superseded {
         /// The valid run.
         newer: i64,
@@ -96,10 +98,12 @@ impl CommitError {
     /// What it means for the attempt.
     pub fn class(&self) -> Class {
         match self {
-            Self::Incomplete { .. } | Self::TooMany { .. } | Self::PartMissing { .. } | Self::ListDiffers { .. } => {
-                Class::Permanent
-            }
-            Self::Superseded { .. } => Class::Fenced,
+            // A worker of a run that is gone is asked by nobody how it ended; to any other, trying again is of no use.
+            Self::Incomplete { .. }
+            | Self::TooMany { .. }
+            | Self::PartMissing { .. }
+            | Self::ListDiffers { .. }
+            | Self::Superseded { .. } => Class::Permanent,
             Self::Contended => Class::Retryable,
         }
     }

@@ -130,7 +130,7 @@ async fn older_runs_are_pruned_and_never_come_back() {
     assert_eq!(files(&lab, "runs/1-3f9c2a71"), Vec::<String>::new());
     assert_eq!(files(&lab, "runs/2-3f9c2a71").len(), 3);
     let error = lab.commit(run(2), work(1)).await.unwrap_err();
-    assert_eq!((error.category(), error.class()), ("Superseded", Class::Fenced), "{error}");
+    assert_eq!((error.category(), error.class()), ("Superseded", Class::Permanent), "{error}");
     assert_eq!(current(&lab)["run"], 3);
     // The run that is being collected is no concern of the valid one.
     lab.commit(run(3), work(1)).await.unwrap();
@@ -152,7 +152,7 @@ async fn a_commit_that_comes_too_late_undoes_nothing_of_a_later_task_of_the_same
         let before = (current(&lab), files(&lab, "runs/1-bbbbbbbb"), files(&lab, "runs/3-bbbbbbbb"));
         let late = lab.commit(of("aaaaaaaa", 7), CommitWork { keep_runs: 1, ..work(1) }).await;
         let error = late.unwrap_err();
-        assert_eq!((error.category(), error.class()), ("Superseded", Class::Fenced), "{error}");
+        assert_eq!((error.category(), error.class()), ("Superseded", Class::Permanent), "{error}");
         assert_eq!((current(&lab), files(&lab, "runs/1-bbbbbbbb"), files(&lab, "runs/3-bbbbbbbb")), before);
         // A task that is created again later takes over all the same.
         slice(&lab, of("cccccccc", 1)).await;
