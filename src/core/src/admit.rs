@@ -76,8 +76,8 @@ pub fn lookahead(parallelism: i32) -> i32 {
     (parallelism / 2).clamp(2, 50)
 }
 
-/// Objects created in one pass at most; the rest follows in the next.
-const BATCH: usize = 200;
+/// Objects created in one pass at most: the first of many start while the rest is still being made.
+const BATCH: usize = 64;
 
 /// One pass of admission.
 pub fn admit(tree: &PlanTree, seen: &TreeSeen, parallelism: i32) -> Admission {
