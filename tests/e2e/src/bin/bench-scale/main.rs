@@ -59,6 +59,8 @@ const PATIENCE: Duration = Duration::from_secs(180);
 struct Size {
     shards: usize,
     parallelism: usize,
+    /// Finished shards that stay.
+    history: usize,
 }
 
 impl Size {
@@ -70,7 +72,11 @@ impl Size {
                 _ => panic!("{name}={text}: want a number from 1 to {most}"),
             },
         };
-        Self { shards: number("SHARDS", 20_000, 100_000), parallelism: number("PARALLELISM", 300, 1_000) }
+        Self {
+            shards: number("SHARDS", 20_000, 100_000),
+            parallelism: number("PARALLELISM", 300, 1_000),
+            history: number("HISTORY", 100, 1_000),
+        }
     }
 
     /// Unfinished shards that may exist at a time: design.md, "Admission".
@@ -122,10 +128,11 @@ struct Bench<'a> {
 impl Bench<'_> {
     /// Runs the task to its end and deletes it; gives back a Job of it, and what raw ones are to be compared with.
     async fn run(&mut self, world: &World) -> (Job, Pace) {
-        let Size { shards, parallelism } = self.size;
+        let Size { shards, parallelism, history } = self.size;
         let user = Operator::user(self.space);
         let mut spec = world.groups(ROOT);
         spec["parallelism"] = json!(parallelism);
+        spec["history"] = json!(history);
         let watcher = Watcher::start(self.space, ROOT).await;
         let (idle, _) = self.operator.memory_kib();
         let usage_before = Usage::now(self.cluster, &self.operator);
