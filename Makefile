@@ -49,7 +49,7 @@ lint: ## Check formatting, clippy, generated files, chart, scripts, dependencies
 .PHONY: fmt
 fmt: ## Format the code.
 	@cargo fmt --all
-	gofmt -w tests/cluster tests/charts deploy/images
+	gofmt -w tests/cluster tests/charts tests/dashboards deploy/images
 
 .PHONY: build
 build: ## Build all programs for development.
@@ -68,8 +68,22 @@ crds: ## Generate the custom resource definitions from src/api, for crds/ and th
 	cp crds/*.yaml charts/collect-operator/files/crds/
 
 .PHONY: docs
-docs: ## Write the tables of docs/concepts (phases, outcomes, exit codes, defaults) from the code.
+docs: ## Write the tables of docs/concepts (phases, outcomes, exit codes, defaults) and docs/reference/metrics.md from the code.
 	@cargo run --quiet --locked -p collect-core --example tables -- docs/concepts
+	UPDATE=1 cargo test --quiet --locked -p collect-operator the_metrics_reference_is_current
+
+.PHONY: dashboards
+dashboards: ## Copy dashboards and alert rules into the chart.
+	@mkdir -p charts/collect-operator/files/alerts charts/collect-operator/files/dashboards
+	rm -f charts/collect-operator/files/alerts/*.yaml charts/collect-operator/files/dashboards/*.json
+	cp deploy/alerts/*.rules.yaml charts/collect-operator/files/alerts/
+	cp deploy/dashboards/*.json charts/collect-operator/files/dashboards/
+
+.PHONY: dashboards-check
+dashboards-check: ## Check dashboards, alert rules and runbooks against each other and the metrics reference, with Prometheus' own parser.
+	@tests/prerequisites.sh go promtool amtool
+	cd tests/dashboards
+	CGO_ENABLED=0 GOTOOLCHAIN=local go test -trimpath -count=1 ./...
 
 .PHONY: chart-test
 chart-test: ## Render the chart with the real helm and check what comes out.
