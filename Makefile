@@ -50,7 +50,7 @@ lint: ## Check formatting, clippy, generated files, chart, scripts, dependencies
 .PHONY: fmt
 fmt: ## Format the code.
 	@cargo fmt --all
-	gofmt -w tests/cluster tests/charts tests/docs deploy/images
+	gofmt -w tests/cluster tests/charts tests/dashboards tests/docs deploy/images
 
 .PHONY: build
 build: ## Build all programs for development.
@@ -69,9 +69,10 @@ crds: ## Generate the custom resource definitions from src/api, for crds/ and th
 	cp crds/*.yaml charts/collect-operator/files/crds/
 
 .PHONY: docs
-docs: ## Write what is generated in docs/: the tables of concepts from the code, the API reference from crds/, the rights from the chart.
+docs: ## Write what is generated in docs/: the tables of concepts and the metrics from the code, the API reference from crds/, the rights from the chart.
 	@tests/prerequisites.sh cargo go
 	cargo run --quiet --locked -p collect-core --example tables -- docs/concepts
+	UPDATE=1 cargo test --quiet --locked -p collect-operator the_metrics_reference_is_current
 	cd tests/docs
 	CGO_ENABLED=0 GOTOOLCHAIN=local go run -trimpath -tags grpcnotrace . write
 
@@ -80,6 +81,19 @@ docs-check: ## Check that the documentation names only what exists: links, YAML,
 	@tests/prerequisites.sh go
 	cd tests/docs
 	CGO_ENABLED=0 GOTOOLCHAIN=local go test -trimpath -tags grpcnotrace -count=1 ./...
+
+.PHONY: dashboards
+dashboards: ## Copy dashboards and alert rules into the chart.
+	@mkdir -p charts/collect-operator/files/alerts charts/collect-operator/files/dashboards
+	rm -f charts/collect-operator/files/alerts/*.yaml charts/collect-operator/files/dashboards/*.json
+	cp deploy/alerts/*.rules.yaml charts/collect-operator/files/alerts/
+	cp deploy/dashboards/*.json charts/collect-operator/files/dashboards/
+
+.PHONY: dashboards-check
+dashboards-check: ## Check dashboards, alert rules and runbooks against each other and the metrics reference, with Prometheus' own parser.
+	@tests/prerequisites.sh go promtool amtool
+	cd tests/dashboards
+	CGO_ENABLED=0 GOTOOLCHAIN=local go test -trimpath -count=1 ./...
 
 .PHONY: chart-test
 chart-test: ## Render the chart with the real helm and check what comes out.

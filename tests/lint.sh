@@ -22,13 +22,13 @@ check() {
 
 go_is_formatted() {
   local ugly
-  ugly=$(gofmt -l tests/cluster tests/charts tests/docs deploy/images)
+  ugly=$(gofmt -l tests/cluster tests/charts tests/dashboards tests/docs deploy/images)
   [[ -z $ugly ]] || { echo "run make fmt: $ugly" && return 1; }
 }
 
 go_vet() {
   local folder
-  for folder in tests/cluster tests/charts tests/docs deploy/images; do
+  for folder in tests/cluster tests/charts tests/dashboards tests/docs deploy/images; do
     (cd "$folder" && CGO_ENABLED=0 GOTOOLCHAIN=local go vet -trimpath -tags grpcnotrace ./...) || return
   done
 }
@@ -50,7 +50,7 @@ helm_lint() {
 }
 
 main() {
-  tests/prerequisites.sh cargo go cc c++ cmake flock shellcheck
+  tests/prerequisites.sh cargo go cc c++ cmake flock shellcheck promtool amtool
   check "rust is formatted" cargo fmt --all --check
   check "clippy has nothing to say" cargo clippy --workspace --all-targets --locked -- -D warnings
   check "go is formatted" go_is_formatted
@@ -60,6 +60,7 @@ main() {
   check "docs/concepts is current" docs_are_current
   check "docs/ names only what exists" make docs-check
   check "the chart has the same CRDs" chart_has_the_crds
+  check "dashboards, alerts and runbooks fit" make dashboards-check
   check "dependencies are allowed by deny.toml" make cargo-deny
   check "the chart is clean to helm lint" helm_lint
   check "the chart renders as it should" make chart-test

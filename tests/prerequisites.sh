@@ -12,6 +12,8 @@ package_of() {
     c++) echo g++ ;;
     flock) echo util-linux ;;
     npm) echo npm ;;
+    promtool | prometheus) echo prometheus ;;
+    amtool) echo prometheus-alertmanager ;;
     *) echo "$1" ;;
   esac
 }
@@ -40,6 +42,12 @@ check_go() {
 install() {
   echo "installing $*" >&2
   local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300)
+  # Some packages would start a service that nobody asked for. Debian's way to say no is this program, answering 101.
+  local policy=/usr/sbin/policy-rc.d
+  if [[ ! -e $policy ]]; then
+    trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+    printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy"
+  fi
   "${apt[@]}" install --yes --no-install-recommends "$@" >/dev/null 2>&1 && return
   "${apt[@]}" update >&2
   "${apt[@]}" install --yes --no-install-recommends "$@" >&2

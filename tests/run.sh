@@ -55,7 +55,7 @@ summary() {
 }
 
 main() {
-  tests/prerequisites.sh cargo go cc c++ cmake flock npm openssl
+  tests/prerequisites.sh cargo go cc c++ cmake flock npm openssl promtool
   stage "tests of the test cluster and image writer" go_tests
   stage "images" images
   stage "unit, property, API and end-to-end tests" rust_tests

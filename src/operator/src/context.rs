@@ -130,6 +130,10 @@ struct Remembered {
     stopwatch: Option<Stopwatch>,
     /// When a timer of its own has it looked at.
     timer: Option<Instant>,
+    /// Requests and repeated requests to the source that its workers have told of.
+    requests: HashMap<WorkerKey, (i64, i64)>,
+    /// The phase that this process has seen it enter, and when.
+    phase: Option<(String, Instant)>,
 }
 
 /// Time that counts only while it is told to.
@@ -205,7 +209,6 @@ impl Context {
     /// Takes or gives up the work.
     pub fn set_leads(&self, leads: bool) {
         if self.leads.swap(leads, Ordering::Relaxed) != leads {
-            self.metrics.leading(leads);
             tracing::info!(leads, "leadership");
             if leads {
                 for task in self.stores.tasks.state() {
@@ -383,6 +386,35 @@ impl Context {
         if let Some(memory) = self.memory().objects.get_mut(uid) {
             memory.errors = 0;
         }
+    }
+
+    /// Objects whose last pass failed.
+    pub fn in_backoff(&self) -> usize {
+        self.memory().objects.values().filter(|memory| memory.errors > 0).count()
+    }
+
+    /// Notes that an object enters a phase; gives back how long it was in the one before, if this process saw it enter that.
+    pub fn phase_entered(&self, uid: &str, old: &str, new: &str) -> Option<Duration> {
+        self.remembered(uid, |memory| {
+            let before = memory.phase.replace((new.to_owned(), clock::instant()));
+            before.filter(|(phase, _)| phase == old).map(|(_, since)| since.elapsed())
+        })
+    }
+
+    /// Counts the requests to the source that a worker tells of beyond those it has told of before. `is_first` says that nobody
+    /// can have been told before: what another process may have counted is not counted again.
+    pub fn source_requests(&self, uid: &str, key: WorkerKey, is_first: bool, told: (i64, i64)) {
+        let before = self.remembered(uid, |memory| {
+            let before = memory.requests.get(&key).copied();
+            // Only the newest attempt of each kind of work still tells of anything.
+            memory.requests.retain(|known, _| known.0 != key.0);
+            let (requests, retries) = before.unwrap_or_default();
+            memory.requests.insert(key, (told.0.max(requests), told.1.max(retries)));
+            before.or_else(|| is_first.then_some((0, 0)))
+        });
+        let Some((requests, retries)) = before else { return };
+        let more = |now: i64, before: i64| u64::try_from(now.saturating_sub(before)).unwrap_or(0);
+        self.metrics.source_requests(more(told.0, requests), more(told.1, retries));
     }
 
     /// Forgets an object that is gone.

@@ -1,6 +1,6 @@
 //! /healthz, /readyz, /metrics.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     Router,
@@ -11,7 +11,12 @@ use axum::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{context::Context, ready::Ready};
+use crate::{
+    clock,
+    context::Context,
+    metrics::{Sample, table, tasks},
+    ready::Ready,
+};
 
 #[derive(Clone)]
 struct Shared {
@@ -46,17 +51,14 @@ async fn readyz(State(shared): State<Shared>) -> (StatusCode, String) {
 }
 
 async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
-    let mut counts: BTreeMap<(&'static str, String), i64> = BTreeMap::new();
-    for task in shared.ctx.stores.tasks.state() {
-        let phase =
-            task.status.as_ref().and_then(|status| status.phase.as_ref()).map_or("Pending", |phase| phase.as_str());
-        *counts.entry(("CollectTask", phase.to_owned())).or_default() += 1;
-    }
-    for shard in shared.ctx.stores.shards.state() {
-        let phase =
-            shard.status.as_ref().and_then(|status| status.phase.as_ref()).map_or("Pending", |phase| phase.as_str());
-        *counts.entry(("CollectShard", phase.to_owned())).or_default() += 1;
-    }
-    shared.ctx.metrics.objects(&counts);
-    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], shared.ctx.metrics.text())
+    let ctx = &shared.ctx;
+    let stores = &ctx.stores;
+    let seen =
+        tasks::Seen { tasks: stores.tasks.state(), shards: stores.shards.state(), reports: stores.reports.state() };
+    let unchanged = |uid: &str, records: i64| ctx.watched_for(uid, "records", &records.to_string());
+    let mut told = tasks::samples(&seen, unchanged, clock::now());
+    told.push(Sample::new(&table::LEADER, [], f64::from(u8::from(ctx.leads()))));
+    told.push(Sample::new(&table::BACKOFF_OBJECTS, [], ctx.in_backoff() as f64));
+    let format = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, format)], ctx.metrics.text(told))
 }

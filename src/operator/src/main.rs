@@ -30,6 +30,7 @@ use futures::{StreamExt, channel::mpsc};
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use kube::{
     Api, Client, Config, Resource, ResourceExt,
+    client::ClientBuilder,
     core::{DeserializeGuard, NamespaceResourceScope},
     runtime::{
         controller::{self, Action, applier},
@@ -44,7 +45,7 @@ use tracing::{debug, error, info, warn};
 use crate::{
     context::{Context, Settings, Stores, Wake},
     error::{Class, Error, chain},
-    metrics::Metrics,
+    metrics::{Metrics, requests::Counted},
     ready::Ready,
     watch::{Outlets, PodIndex},
     write::Object,
@@ -163,7 +164,8 @@ async fn run(args: Run) -> Result<(), Stop> {
     // A request that is sent again behind our back would break the ledger; every pass repeats what has to be repeated.
     config.default_retry = false;
     let own_namespace = config.default_namespace.clone();
-    let client = Client::try_from(config)?;
+    let metrics = Metrics::new();
+    let client = ClientBuilder::try_from(config)?.with_layer(&Counted(metrics.clone())).build();
     let ca = args.endpoint_tls_dir.join("ca.crt");
     let settings = Settings {
         endpoint_url: args.endpoint_url.trim_end_matches('/').to_owned(),
@@ -173,7 +175,6 @@ async fn run(args: Run) -> Result<(), Stop> {
             pull_policy: args.worker_image_pull_policy.clone(),
         },
     };
-    let metrics = Metrics::new();
     let ready = Ready::default();
     let stop = CancellationToken::new();
     let mut parts: JoinSet<&'static str> = JoinSet::new();
@@ -358,6 +359,7 @@ async fn measure<K: Object, F: Future<Output = Result<Action, Error>>>(
 ) -> Result<Action, Error> {
     let uid = object.uid().unwrap_or_default();
     let begun = clock::instant();
+    let _runs = ctx.metrics.pass_begins(K::KIND);
     let result = pass(object, ctx.clone()).await;
     let outcome = match &result {
         Ok(_) => {
@@ -367,7 +369,7 @@ async fn measure<K: Object, F: Future<Output = Result<Action, Error>>>(
         Err(error) if error.class() == Class::Conflict => "conflict",
         Err(_) => "error",
     };
-    ctx.metrics.pass(K::KIND, outcome, begun.elapsed().as_secs_f64());
+    ctx.metrics.pass(K::KIND, outcome, begun.elapsed(), clock::now());
     result
 }
 
@@ -397,6 +399,8 @@ fn policy<K: Object>(object: Arc<K>, error: &Error, ctx: Arc<Context>) -> Action
                 error = chain(error),
                 "a pass failed for good"
             );
+            // Counted as failing until a pass goes well.
+            ctx.backoff(&uid);
             Action::requeue(Duration::from_secs(300))
         }
     }

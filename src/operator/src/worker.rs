@@ -47,7 +47,8 @@ impl Place<'_> {
         ctx.post(self.owner_uid, &self.key(n))
     }
 
-    fn key(&self, n: i32) -> WorkerKey {
+    /// What the worker of attempt n is known by.
+    pub fn key(&self, n: i32) -> WorkerKey {
         (self.work, self.run, n)
     }
 

@@ -91,7 +91,7 @@ impl Writer {
             Ok(_) => "ok".to_owned(),
             Err(error) => code(error).map_or_else(|| "none".to_owned(), |code| code.to_string()),
         };
-        self.metrics.api_write(verb, kind, code);
+        self.metrics.api_write(verb, kind, &code);
     }
 
     /// Creates an object once; the caller decides what an error means.

@@ -57,6 +57,9 @@ async fn shard(ctx: &Context, caller: &Caller, report: &ProgressReport) -> Resul
         if !live || name != caller.job || shard.metadata.deletion_timestamp.is_some() {
             return Ok(abort());
         }
+        let is_first = status.progress.as_ref().is_none_or(|progress| progress.attempt != report.attempt);
+        let key = ("collect", shard.spec.run, report.attempt);
+        ctx.source_requests(&caller.ledger.uid, key, is_first, (report.requests, report.retries));
         let Some(new) = core::progressed(&status, expected(&shard), report, clock::now()) else { break };
         match ctx.writer.status(&shard, shard.status.as_ref(), &new).await {
             Ok(_) => break,

@@ -211,9 +211,12 @@ async fn record(
         return Ok(());
     }
     let Some(attempt) = new.attempts.iter().find(|attempt| attempt.n == n) else { return Ok(()) };
+    ctx.metrics.attempt(place.work, attempt);
+    let usage = &end.message.usage;
+    let never_told = status.progress.as_ref().is_none_or(|progress| progress.attempt != n);
+    ctx.source_requests(place.owner_uid, place.key(n), never_told, (usage.requests, usage.retries));
     let outcome = attempt.outcome.as_ref().map(ToString::to_string).unwrap_or_default();
     let message = attempt.message.clone().unwrap_or_default();
-    ctx.metrics.attempt(&outcome);
     info!(shard = place.owner, attempt = n, outcome, message, "attempt ended");
     let note = format!("attempt {n}: {outcome}: {message}");
     match new.phase {

@@ -128,6 +128,9 @@ pub async fn write(ctx: &Context, task: &CollectTask, new: &CollectTaskStatus) -
     if written.is_some() {
         ctx.progress_written(&task.uid().unwrap_or_default());
         let old = task.status.clone().unwrap_or_default();
+        if task.spec.part_of.is_none() {
+            measure_phase(ctx, task, &old, new);
+        }
         if old.phase != new.phase && new.phase.as_ref().is_some_and(Phase::is_terminal) {
             wake_dependents(ctx, task);
         }
@@ -136,6 +139,16 @@ pub async fn write(ctx: &Context, task: &CollectTask, new: &CollectTaskStatus) -
         }
     }
     Ok(written)
+}
+
+/// Counts how long a root was in the phase that it leaves. What is over may be taken up again days later: that is no phase of work.
+fn measure_phase(ctx: &Context, task: &CollectTask, old: &CollectTaskStatus, new: &CollectTaskStatus) {
+    let Some(to) = new.phase.as_ref().filter(|to| old.phase.as_ref() != Some(to)) else { return };
+    let from = old.phase.as_ref().map_or("", Phase::as_str);
+    let stayed = ctx.phase_entered(&task.uid().unwrap_or_default(), from, to.as_str());
+    if let Some(stayed) = stayed.filter(|_| !old.phase.as_ref().is_some_and(Phase::is_terminal)) {
+        ctx.metrics.phase_left(from, stayed);
+    }
 }
 
 /// Tasks that depend on one that has just ended are looked at.

@@ -397,20 +397,26 @@ async fn record(
     let uid = task.uid().unwrap_or_default();
     let list = which.ledger(&mut new).0;
     attempts::record(list, &which.entries(status).used(policy), n, &end, policy, &uid, clock::now());
-    if let Some(attempt) = list.iter().find(|attempt| attempt.n == n).cloned() {
+    let attempt = list.iter().find(|attempt| attempt.n == n).cloned();
+    if let Some(attempt) = &attempt {
         let outcome = attempt.outcome.as_ref().map(ToString::to_string).unwrap_or_default();
         let work = which.word();
         info!(task = task.name_any(), work, attempt = n, outcome, message = attempt.message, "attempt ended");
-        ctx.metrics.attempt(&outcome);
         let after_the_end = status.phase.as_ref().is_some_and(Phase::is_terminal);
         if !done && !after_the_end {
             new.message = attempt.message.clone().map(|message| format!("{work} attempt {n}: {outcome}: {message}"));
         }
     }
-    if write(ctx, task, &new).await?.is_some()
-        && new.plan.as_ref().and_then(|plan| plan.sealed) == Some(n)
-        && which == Which::Plan
-    {
+    if write(ctx, task, &new).await?.is_none() {
+        return Ok(());
+    }
+    if let Some(attempt) = &attempt {
+        ctx.metrics.attempt(which.word(), attempt);
+        // What its reports said was not recorded, so all of it is counted here, once.
+        ctx.metrics
+            .source_requests(end.message.usage.requests.unsigned_abs(), end.message.usage.retries.unsigned_abs());
+    }
+    if new.plan.as_ref().and_then(|plan| plan.sealed) == Some(n) && which == Which::Plan {
         delete_chunks(ctx, task, |chunk_run, attempt| chunk_run == run && attempt != n).await?;
     }
     Ok(())
