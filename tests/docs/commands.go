@@ -17,12 +17,12 @@ var (
 	verbs = strings.Fields("annotate api-resources apply auth cluster-info config cordon create delete describe diff drain edit events exec explain " +
 		"get label logs patch port-forward replace rollout run scale top uncordon version wait")
 	// Resources of Kubernetes that pages name.
-	builtin = strings.Fields("all cm configmap configmaps crd crds customresourcedefinition customresourcedefinitions deploy deployment deployments " +
-		"endpoints events job jobs lease leases namespace namespaces networkpolicy node nodes ns persistentvolumeclaim pod pods pvc " +
+	builtin = strings.Fields("all cm configmap configmaps cronjob cronjobs crd crds customresourcedefinition customresourcedefinitions deploy deployment deployments " +
+		"endpoints endpointslices events job jobs lease leases namespace namespaces networkpolicy node nodes ns persistentvolumeclaim pod pods pvc " +
 		"resourcequota role rolebinding secret secrets service serviceaccount serviceaccounts services svc")
 	flagsOfKubectl = strings.Fields("--all --all-namespaces -A --as --cascade --context --dry-run --field-manager --field-selector --filename -f --follow " +
 		"--for --force-conflicts --from-file --from-literal --ignore-not-found --image --kustomize -k --namespace -n --output -o --overwrite --patch -p " +
-		"--previous --raw --recursive --replicas --selector -l --server-side --show-labels --sort-by --subresource --tail --timeout --type --watch -w")
+		"--prefix --previous --raw --recursive --replicas --selector -l --list --server-side --show-labels --since --sort-by --subresource --tail --timeout --type --watch -w")
 	helm = strings.Fields("dependency get history install lint list package pull push repo rollback show status template test uninstall upgrade version")
 	// Programs that pages use and that this repository does not make.
 	programs = strings.Fields("aws cargo cat cd curl cut docker duckdb echo eval export flux git go gofmt grep head jq mc mkdir openssl python3 skopeo sort tail uniq wc xargs zstd")
