@@ -402,19 +402,17 @@ impl Context {
     }
 
     /// Counts the requests to the source that a worker tells of beyond those it has told of before. `is_first` says that nobody
-    /// can have been told before: what another process may have counted is not counted again.
+    /// can have been told before.
     pub fn source_requests(&self, uid: &str, key: WorkerKey, is_first: bool, told: (i64, i64)) {
-        let before = self.remembered(uid, |memory| {
+        let (requests, retries) = self.remembered(uid, |memory| {
             let before = memory.requests.get(&key).copied();
             // Only the newest attempt of each kind of work still tells of anything.
             memory.requests.retain(|known, _| known.0 != key.0);
             let (requests, retries) = before.unwrap_or_default();
             memory.requests.insert(key, (told.0.max(requests), told.1.max(retries)));
-            before.or_else(|| is_first.then_some((0, 0)))
+            beyond(before, is_first, told)
         });
-        let Some((requests, retries)) = before else { return };
-        let more = |now: i64, before: i64| u64::try_from(now.saturating_sub(before)).unwrap_or(0);
-        self.metrics.source_requests(more(told.0, requests), more(told.1, retries));
+        self.metrics.source_requests(requests, retries);
     }
 
     /// Forgets an object that is gone.
@@ -435,5 +433,25 @@ impl Context {
         if let Err(error) = self.recorder.publish(&event, &object.object_ref(&())).await {
             debug!(%error, "an event was not published");
         }
+    }
+}
+
+/// What a worker tells of beyond what it told of before. What another process may have counted is not counted again.
+fn beyond(before: Option<(i64, i64)>, is_first: bool, told: (i64, i64)) -> (u64, u64) {
+    let Some(before) = before.or_else(|| is_first.then_some((0, 0))) else { return (0, 0) };
+    let more = |now: i64, before: i64| u64::try_from(now.saturating_sub(before)).unwrap_or(0);
+    (more(told.0, before.0), more(told.1, before.1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_request_is_counted_once_whoever_was_told_of_it() {
+        assert_eq!(beyond(None, true, (7, 1)), (7, 1), "the first report of an attempt");
+        assert_eq!(beyond(Some((7, 1)), false, (9, 1)), (2, 0), "a later one");
+        assert_eq!(beyond(Some((9, 1)), false, (8, 1)), (0, 0), "one that was overtaken");
+        assert_eq!(beyond(None, false, (500, 3)), (0, 0), "one to a process that was started in between");
     }
 }
