@@ -41,7 +41,7 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 /// How long a child's report may take to come into view before it counts as deleted.
 const GONE_AFTER: Duration = Duration::from_secs(15);
 /// Deletes sent at once.
-const DELETES_AT_ONCE: usize = 8;
+const DELETES_AT_ONCE: usize = 16;
 
 /// Where a task stands in its tree.
 pub struct Place<'a> {
@@ -91,13 +91,13 @@ pub async fn pass(ctx: &Context, task: &CollectTask, place: &Place<'_>, commit: 
         let action = if wrote { Action::requeue(Duration::ZERO) } else { resync() };
         return Ok(End { action, wrote, needs: Needs::Nothing, rolled });
     }
-    remove(ctx, &children).await?;
     let found = found(ctx, &status, place, &children, run);
     let comparison = if rolled.complete {
         match &found {
             Some(found) => Some(compare_all(place, &status, found, &rolled)),
             // A child's report is not in view yet.
             None => {
+                remove(ctx, &children).await?;
                 let action = Action::requeue(Duration::from_millis(500));
                 return Ok(End { action, wrote: false, needs: Needs::Nothing, rolled });
             }
@@ -139,6 +139,7 @@ pub async fn pass(ctx: &Context, task: &CollectTask, place: &Place<'_>, commit: 
         }
         action = Action::requeue(Duration::from_secs(1));
     }
+    remove(ctx, &children).await?;
     Ok(End { action, wrote, needs, rolled })
 }
 

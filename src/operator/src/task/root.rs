@@ -7,7 +7,7 @@ use collect_api::{
     ValidationReport, condition::reason, labels, shard::Slice, task::PartOf,
 };
 use collect_core::{
-    admit::{ShardState, TreeSeen, admit},
+    admit::{Admission, ShardState, TreeSeen, admit},
     depends::{Dependencies, dependencies},
     halt,
     hooks::{self, HookKind},
@@ -39,7 +39,7 @@ use crate::{
 };
 
 /// Creates sent at once.
-const CREATES_AT_ONCE: usize = 8;
+const CREATES_AT_ONCE: usize = 16;
 
 /// One pass over a root.
 pub async fn pass(ctx: &Context, task: &CollectTask) -> Result<Action, Error> {
@@ -191,28 +191,37 @@ async fn stopwatch(
 async fn run_tree(ctx: &Context, task: &CollectTask, place: &node::Place<'_>, run: i64) -> Result<Action, Error> {
     let uid = task.uid().unwrap_or_default();
     let seen = observe::tree(ctx, task, run, clock::now())?;
-    let mut soon = None;
-    if place.halt.is_none() {
-        let admission = admit(place.plan, &seen, resolve::root_parallelism(&task.spec));
-        soon = admission.next;
-        let tree = Tree { ctx, root: task, plan: place.plan, seen: &seen, run };
-        if let Some(conflict) = tree.create(&admission.tasks, &admission.shards).await? {
-            match conflict {
-                Conflict::Foreign(message) => {
-                    let status = task.status.clone().unwrap_or_default();
-                    let new = core::stuck(&status, reason::NAME_CONFLICT, &message, at(task));
-                    write(ctx, task, &new).await?;
-                    return Ok(Action::requeue(Duration::from_secs(15)));
-                }
-                Conflict::Passing => soon = Some(Duration::from_secs(1)),
-            }
+    let admission = match place.halt {
+        None => admit(place.plan, &seen, resolve::root_parallelism(&task.spec)),
+        Some(_) => Admission::default(),
+    };
+    let tree = Tree { ctx, root: task, plan: place.plan, seen: &seen, run };
+    tree.start(&uid, admission.starts);
+    let create = tree.create(&admission.tasks, &admission.shards);
+    let roll_up = node::pass(ctx, task, place, Some(commit_state(task)));
+    let status = task.status.clone().unwrap_or_default();
+    let (conflict, end) = if status.conditions.iter().any(|condition| condition.reason == reason::NAME_CONFLICT) {
+        // What it says must stand while it is so.
+        match create.await? {
+            Some(Conflict::Foreign(message)) => (Some(Conflict::Foreign(message)), None),
+            other => (other, Some(roll_up.await?)),
         }
-        tree.start(&uid, admission.starts);
     } else {
-        ctx.set_starts(&uid, Default::default());
-    }
-    let commit = commit_state(task);
-    let end = node::pass(ctx, task, place, Some(commit)).await?;
+        // What is done is told while more is being made.
+        let (conflict, end) = tokio::join!(create, roll_up);
+        (conflict?, Some(end?))
+    };
+    let soon = match conflict {
+        Some(Conflict::Foreign(message)) => {
+            if end.is_none_or(|end| !end.wrote) {
+                write(ctx, task, &core::stuck(&status, reason::NAME_CONFLICT, &message, at(task))).await?;
+            }
+            return Ok(Action::requeue(Duration::from_secs(15)));
+        }
+        Some(Conflict::Passing) => Some(Duration::from_secs(1)),
+        None => admission.next,
+    };
+    let Some(end) = end else { return Ok(resync()) };
     if end.wrote {
         // What follows goes by what was written.
         return Ok(Action::requeue(Duration::ZERO));
