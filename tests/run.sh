@@ -35,7 +35,9 @@ images() { deploy/build-images.sh operator worker registry s3d; }
 # with thousands of shards keeps the processor busy, the others mostly wait: side by side.
 rust_tests() {
   local beside scale status=0
-  export COLLECT_BIN_DIR=$CARGO_TARGET_DIR/$(uname -m)-unknown-linux-gnu/release RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}
+  COLLECT_BIN_DIR=$CARGO_TARGET_DIR/$(uname -m)-unknown-linux-gnu/release
+  RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}
+  export COLLECT_BIN_DIR RUST_TEST_THREADS
   cargo test --workspace --locked --no-run && cargo test --workspace --locked --test scale --no-run || return
   beside=$(mktemp)
   cargo test --workspace --locked --test scale >"$beside" 2>&1 &
