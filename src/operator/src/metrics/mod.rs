@@ -280,6 +280,14 @@ impl Collector for Told {
             };
             let mut metric = encoder.encode_descriptor(row.family(), &format!("{}.", row.help), None, type_)?;
             for Sample { labels, value, .. } in samples {
+                // Without labels there is one sample, and nothing in braces behind its name.
+                if labels.is_empty() {
+                    match row.kind {
+                        Kind::Counter => ConstCounter::new(*value).encode(metric)?,
+                        _ => ConstGauge::new(*value).encode(metric)?,
+                    }
+                    break;
+                }
                 match row.kind {
                     Kind::Info => metric.encode_info(labels)?,
                     Kind::Counter => ConstCounter::new(*value).encode(metric.encode_family(labels)?)?,
@@ -401,6 +409,8 @@ mod tests {
         };
         let first = kept(metrics.text(told.clone()));
         assert!(first.iter().any(|line| line == r#"collect_attempts_total{work="collect",outcome="Retryable"} 1"#));
+        let leads = first.iter().find(|line| line.starts_with("collect_leader"));
+        assert_eq!(leads.map(String::as_str), Some("collect_leader 1.0"), "scripts look for the bare name");
         assert_eq!(kept(metrics.text(told)), first);
         assert!(
             !kept(metrics.text(Vec::new())).iter().any(|line| line.starts_with("collect_task_")),
