@@ -71,7 +71,8 @@ pub fn terminal_condition(job: &Job) -> Option<&JobCondition> {
         .find(|condition| condition.status == "True" && (condition.type_ == "Complete" || condition.type_ == "Failed"))
 }
 
-fn pod_is_over(pod: &Pod) -> bool {
+/// Whether a pod has ended: nothing of it runs any more.
+pub fn pod_is_over(pod: &Pod) -> bool {
     matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"))
 }
 

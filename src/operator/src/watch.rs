@@ -10,6 +10,7 @@ use std::{
 };
 
 use collect_api::{CollectShard, CollectTask, ValidationReport, labels};
+use collect_core::observed::pod_is_over;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::{
     api::{batch::v1::Job, core::v1::Pod},
@@ -67,10 +68,6 @@ fn take(pods: &mut HashMap<String, ByName>, ledger: &str, name: &str) {
     }
 }
 
-fn is_over(pod: &Pod) -> bool {
-    matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"))
-}
-
 impl PodIndex {
     fn read(&self) -> RwLockReadGuard<'_, Pods> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
@@ -101,7 +98,7 @@ impl PodIndex {
         self.read().live.values().flat_map(HashMap::values).any(|pod| {
             pod.labels().get(labels::ROOT_UID).is_some_and(|uid| uid == root_uid)
                 && pod.labels().get(labels::RUN) == Some(&run)
-                && !is_over(pod)
+                && !pod_is_over(pod)
         })
     }
 
@@ -121,7 +118,7 @@ impl PodIndex {
         let mut pods = self.write();
         take(&mut pods.live, &ledger, &name);
         pods.forget_old();
-        if is_over(&pod) {
+        if pod_is_over(&pod) {
             pods.went.push_back((clock::instant(), ledger.clone(), name.clone()));
             pods.gone.entry(ledger).or_default().insert(name, Arc::new(pod));
         }

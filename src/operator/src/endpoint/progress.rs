@@ -112,7 +112,7 @@ pub fn live_task(ctx: &Context, caller: &Caller, attempt: i32) -> Option<std::sy
     };
     let planner = is("plan", status.plan.as_ref().map(|plan| &plan.attempts));
     let commit = is("commit", status.commit.as_ref().map(|commit| &commit.attempts));
-    let hook = [HookKind::BeforeStart, HookKind::AfterSuccess, HookKind::AfterFailure]
+    let hook = HookKind::ALL
         .into_iter()
         .any(|kind| is(kind.word(), kind.status(status.hooks.as_ref()).map(|hook| &hook.attempts)));
     (planner || commit || hook).then_some(task)

@@ -17,7 +17,7 @@ use collect_core::{
     halt::Halt,
     hooks::{self, HookKind},
     job::{JobFor, Runs},
-    ledger::{self, Ended, Finish, Post, Seen, Step},
+    ledger::{self, Ended, Finish, Post, Seen, Step, Watched},
     resolve::{self, RetryPolicy, TimeLimits},
     rollup::Rolled,
     task::{self as core, Told},
@@ -157,25 +157,10 @@ pub async fn stop_commit(ctx: &Context, task: &CollectTask, run: i64) -> Result<
     let (namespace, name, uid) =
         (task.namespace().unwrap_or_default(), task.name_any(), task.uid().unwrap_or_default());
     let place = Place { namespace: &namespace, owner: &name, owner_uid: &uid, work: which.word(), run };
-    let (policy, entries) = (which.policy(task), which.entries(&status));
-    let (worker_seen, watched) = worker::see(ctx, &place, entries.attempts, Signs::default());
-    let mut view = Seen {
-        me: &ctx.me,
-        desired: DesiredState::Cancelled,
-        admitted: false,
-        worker: worker_seen,
-        post: entries.last().map_or(Post::NotTried, |attempt| place.post(ctx, attempt.n)),
-        watched,
-        limits: which.limits(task),
-    };
-    let mut step = ledger::decide(entries, &policy, &view, clock::now());
-    if step == Step::Look {
-        view.worker = worker::look(ctx, &place, entries.last_number()).await?;
-        step = ledger::decide(entries, &policy, &view, clock::now());
-    }
+    let (step, _) = next(ctx, task, &status, &place, which, DesiredState::Cancelled).await?;
     match step {
         Step::Stop(n) => worker::stop(ctx, &place, n).await?,
-        Step::Record(n, end) => record(ctx, task, &status, n, *end, &policy, which, run).await?,
+        Step::Record(n, end) => record(ctx, task, &status, n, *end, &which.policy(task), which, run).await?,
         Step::Wait { .. } | Step::Look | Step::Authorise(_) | Step::Create(_) | Step::Finish(_) => {}
     }
     Ok(Action::requeue(Duration::from_secs(1)))
@@ -235,34 +220,44 @@ pub async fn unseal(ctx: &Context, task: &CollectTask) -> Result<Action, Error> 
     Ok(Action::requeue(Duration::from_millis(100)))
 }
 
+/// What its ledger says is next, after a look with a quorum read where it asks for one; and for how long it was watched.
+async fn next(
+    ctx: &Context,
+    task: &CollectTask,
+    status: &CollectTaskStatus,
+    place: &Place<'_>,
+    which: Which,
+    desired: DesiredState,
+) -> Result<(Step, Watched), Error> {
+    let (policy, entries) = (which.policy(task), which.entries(status));
+    let (worker, watched) = worker::see(ctx, place, entries.attempts, Signs::default());
+    let mut view = Seen {
+        me: &ctx.me,
+        desired,
+        admitted: true,
+        worker,
+        post: entries.last().map_or(Post::NotTried, |attempt| place.post(ctx, attempt.n)),
+        watched,
+        limits: which.limits(task),
+    };
+    // What the last attempt of these made holds no more if we come here (unsealed, or completed by a retry): once more.
+    let decide = if matches!(which, Which::Hook(_)) { ledger::decide } else { ledger::decide_again };
+    let mut step = decide(entries, &policy, &view, clock::now());
+    if step == Step::Look {
+        view.worker = worker::look(ctx, place, entries.last_number()).await?;
+        step = decide(entries, &policy, &view, clock::now());
+    }
+    Ok((step, watched))
+}
+
 async fn step(ctx: &Context, task: &CollectTask, run: i64, asked: &Asked<'_>, which: Which) -> Result<Action, Error> {
     let at = at(task);
     let status = task.status.clone().unwrap_or_default();
     let (namespace, name, uid) =
         (task.namespace().unwrap_or_default(), task.name_any(), task.uid().unwrap_or_default());
     let place = Place { namespace: &namespace, owner: &name, owner_uid: &uid, work: which.word(), run };
-    let policy = which.policy(task);
-    let entries = which.entries(&status);
-    let (worker_seen, watched) = worker::see(ctx, &place, entries.attempts, Signs::default());
-    let mut view = Seen {
-        me: &ctx.me,
-        desired: asked.desired,
-        admitted: true,
-        worker: worker_seen,
-        post: entries.last().map_or(Post::NotTried, |attempt| place.post(ctx, attempt.n)),
-        watched,
-        limits: which.limits(task),
-    };
-    let decide = |view: &Seen<'_>| match which {
-        // What the last attempt made holds no more if we come here (unsealed, or completed by a retry): once more.
-        Which::Plan | Which::Commit(_) => ledger::decide_again(entries, &policy, view, at.now),
-        Which::Hook(_) => ledger::decide(entries, &policy, view, at.now),
-    };
-    let mut step = decide(&view);
-    if step == Step::Look {
-        view.worker = worker::look(ctx, &place, entries.last_number()).await?;
-        step = decide(&view);
-    }
+    let (policy, entries) = (which.policy(task), which.entries(&status));
+    let (step, watched) = next(ctx, task, &status, &place, which, asked.desired).await?;
     let (why, message) = which.does();
     match step {
         Step::Look => Ok(Action::requeue(Duration::from_secs(1))),
