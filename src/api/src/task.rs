@@ -449,6 +449,9 @@ pub struct PlanStatus {
     /// What older attempts, no longer listed, used up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folded: Option<FoldedAttempts>,
+    /// The last report of its worker that was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heartbeat: Option<Heartbeat>,
     /// Attempt whose chunks are the plan; absent until it is sealed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sealed: Option<i32>,
@@ -458,6 +461,23 @@ pub struct PlanStatus {
     /// Attempts up to this one were forgiven by a retry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forgiven: Option<i32>,
+}
+
+/// A sign of life of the worker of a planner or commit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Heartbeat {
+    /// Attempt that said it.
+    pub attempt: i32,
+    /// Counts the reports of the attempt.
+    pub seq: i64,
+    /// What the worker did at that moment.
+    #[schemars(length(max = 63))]
+    pub stage: String,
+    /// Requests sent to the source so far.
+    pub requests: i64,
+    /// When it was recorded.
+    pub at: Time,
 }
 
 /// The commit of a run.
@@ -471,6 +491,9 @@ pub struct CommitStatus {
     /// What older attempts, no longer listed, used up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folded: Option<FoldedAttempts>,
+    /// The last report of its worker that was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heartbeat: Option<Heartbeat>,
     /// What was committed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<CommitResult>,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use collect_api::{CollectTask, CollectTaskSpec, CollectTaskStatus, DesiredState, condition::reason, task::Tolerate};
 
-use crate::retry;
+use crate::{resolve::strictest, retry, rollup::Above};
 
 /// Why a run is stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,17 @@ pub fn tolerated(spec: &CollectTaskSpec, shards: i32) -> i32 {
             i32::try_from(i64::from(shards.max(0)) * i64::from(percent) / 100).unwrap_or(i32::MAX)
         }
     }
+}
+
+/// What shall become of the work below the first task of a line that ends at the root, and why it is stopped, if it is.
+pub fn standing(line: &[impl AsRef<CollectTask>]) -> (Above, Option<Halt>) {
+    let line = || line.iter().map(AsRef::as_ref);
+    let asked = strictest(line().map(|task| task.spec.desired_state));
+    let halt = line().last().and_then(halt);
+    let token = line()
+        .rev()
+        .fold(None::<String>, |above, task| retry::token(above.as_deref(), task.metadata.annotations.as_ref()));
+    (Above { desired: desired(asked, halt.as_ref()), token }, halt)
 }
 
 /// Whether a run is stopped, by what its root's status says. It holds for the whole tree.

@@ -2,7 +2,13 @@
 //!
 //! Only the conditions Complete and Failed of a Job are terminal; counters and other conditions are never trusted.
 
-use collect_api::{Outcome, protocol::TerminationMessage, protocol::exit};
+use std::time::Duration;
+
+use collect_api::{
+    CollectShardStatus, Outcome,
+    protocol::{TerminationMessage, exit},
+    task::{CommitStatus, PlanStatus},
+};
 use k8s_openapi::api::{
     batch::v1::{Job, JobCondition},
     core::v1::{ContainerState, ContainerStatus, Pod},
@@ -11,7 +17,7 @@ use k8s_openapi::api::{
 use crate::{
     exit::{outcome_of_exit_code, outcome_of_job_failure},
     job::CONTAINER,
-    ledger::{Ended, Pending, WorkerSeen},
+    ledger::{Ended, Pending, Watched, WorkerSeen},
     text,
 };
 
@@ -59,6 +65,90 @@ pub fn worker_seen(job: Option<&Job>, pods: &[impl AsRef<Pod>], patience_over: b
 
 fn ended(end: Ended) -> WorkerSeen {
     WorkerSeen::Ended(Box::new(end))
+}
+
+/// What a worker last said of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Signs {
+    /// Attempt that said it.
+    attempt: i32,
+    /// Counts its reports.
+    seq: i64,
+    /// What it had done by then; while this stays the same there is no progress.
+    done: String,
+}
+
+impl Signs {
+    /// What the worker of a shard said.
+    pub fn of_shard(status: &CollectShardStatus) -> Self {
+        let checkpoint = status.checkpoint.as_ref().map(|checkpoint| checkpoint.seq);
+        status.progress.as_ref().map_or_else(Self::default, |said| Self {
+            attempt: said.attempt,
+            seq: said.seq,
+            done: format!("{} {} {} {checkpoint:?}", said.records, said.bytes, said.stage),
+        })
+    }
+
+    /// What a planner said: it gets on by its requests to the source.
+    pub fn of_plan(plan: Option<&PlanStatus>) -> Self {
+        let said = plan.and_then(|plan| plan.heartbeat.as_ref());
+        said.map_or_else(Self::default, |said| Self {
+            attempt: said.attempt,
+            seq: said.seq,
+            done: format!("{} {}", said.requests, said.stage),
+        })
+    }
+
+    /// What a commit said: nobody counts how it gets on, so that it lives is enough.
+    pub fn of_commit(commit: Option<&CommitStatus>) -> Self {
+        let said = commit.and_then(|commit| commit.heartbeat.as_ref());
+        said.map_or_else(Self::default, |said| Self {
+            attempt: said.attempt,
+            seq: said.seq,
+            done: said.seq.to_string(),
+        })
+    }
+}
+
+/// What is seen of the worker of the live attempt n, and for how long. `signs` is absent where a worker does not report:
+/// its silence says nothing. `since(what, state)` tells for how long this observer has seen something in a state.
+pub fn watch(
+    job: Option<&Job>,
+    pods: &[impl AsRef<Pod>],
+    n: i32,
+    signs: Option<Signs>,
+    mut since: impl FnMut(&str, &str) -> Duration,
+) -> (WorkerSeen, Watched) {
+    let mut seen = worker_seen(job, pods, false);
+    let mut watched =
+        Watched { state: since("state", word(&seen)), attempt: since("attempt", ""), ..Watched::default() };
+    if let Some(signs) = signs.filter(|_| word(&seen) == ACTIVE) {
+        // Where it begins to run counts as a sign of life; what came before is another attempt's.
+        let said = if signs.attempt == n { signs } else { Signs::default() };
+        watched.silent = since("silent", &said.seq.to_string()).min(watched.state);
+        watched.still = since("still", &said.done).min(watched.state);
+    }
+    if seen == WorkerSeen::EndedUnread && watched.state >= LAST_WORDS {
+        seen = worker_seen(job, pods, true);
+    }
+    (seen, watched)
+}
+
+/// The state of a worker that runs.
+const ACTIVE: &str = "active";
+/// How long a pod's last words may come after its Job's end, over another watch.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// A state as a word; how long it lasts is measured by this word.
+fn word(seen: &WorkerSeen) -> &'static str {
+    match seen {
+        WorkerSeen::Unseen | WorkerSeen::Absent => "absent",
+        WorkerSeen::Active { deleting: true, .. } | WorkerSeen::Leaving => "leaving",
+        WorkerSeen::Active { pending: Some(_), .. } => "pending",
+        WorkerSeen::Active { .. } => ACTIVE,
+        WorkerSeen::Ended(_) => "ended",
+        WorkerSeen::EndedUnread => "unread",
+    }
 }
 
 /// The condition that ends a Job, if there is one.

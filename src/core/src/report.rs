@@ -4,7 +4,7 @@
 //! never Pass.
 
 use collect_api::{
-    CollectShard, CollectTaskStatus, ValidationReportStatus,
+    CollectShard, CollectTask, CollectTaskStatus, Phase, ValidationReport, ValidationReportStatus,
     condition::{FAILED, VERIFIED, reason},
     fold::Comparison,
     plan::PathStep,
@@ -86,6 +86,28 @@ pub fn retold(step: PathStep, child: &CollectTaskStatus) -> ChildReport {
         step,
         status: ValidationReportStatus { verdict: Some(verdict), reason, counts: Some(counts), ..Default::default() },
     }
+}
+
+/// Whether a report is about this round of its task's run: how often a retry had taken up work again.
+pub fn is_current(report: &ValidationReport, redrives: Option<i32>) -> bool {
+    let rounds = report.status.as_ref().map(|status| status.rounds.as_slice()).unwrap_or_default();
+    rounds.last().is_some_and(|round| round.round == redrives.unwrap_or(0))
+}
+
+/// The report of a child task as far as it is in view, `None` within if it has none; nothing while it has to be waited for.
+///
+/// `is_gone`: it was not in view for so long that somebody must have deleted it. Then the child's status tells what it can.
+pub fn of_task(child: &CollectTask, report: Option<&ValidationReport>, is_gone: bool) -> Option<Option<ChildReport>> {
+    let status = child.status.as_ref()?;
+    // Who is cancelled or stopped ends without a report.
+    if status.report.is_none() && status.phase.as_ref().is_some_and(Phase::is_terminal) {
+        return Some(None);
+    }
+    let step = child.spec.part_of.as_ref().and_then(|part_of| part_of.path.last()).cloned()?;
+    let Some(report) = report else { return is_gone.then(|| Some(retold(step, status))) };
+    let told = report.status.as_ref()?;
+    let is_as_said = status.report.as_ref().is_none_or(|said| Some(&said.verdict) == told.verdict.as_ref());
+    (is_as_said && is_current(report, status.redrives)).then(|| Some(ChildReport { step, status: told.clone() }))
 }
 
 /// What a child task contributes, by its report.

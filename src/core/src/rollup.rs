@@ -2,7 +2,8 @@
 //! incremented (I10).
 
 use collect_api::{
-    CollectShard, CollectTask, DesiredState, Phase,
+    Attempt, CollectShard, CollectTask, DesiredState, Phase,
+    condition::{RECONCILING, reason},
     fold::{Folded, FoldedPart},
     shard::ShardPhase,
     task::{ChildCounts, Failure, RecordCounts, ShardCounts},
@@ -10,6 +11,8 @@ use collect_api::{
 
 use crate::{attempts, fold, ranges::IndexSet, retry, text, tree::Node};
 
+/// Between the name of a shard and why it waits, in the message of the tasks above it.
+const WAITS: &str = " waits: ";
 /// Failures that are listed.
 pub const FAILURES: usize = 10;
 
@@ -173,6 +176,24 @@ fn add_task(rolled: &mut Rolled, task: &CollectTask, above: &Above) -> bool {
     };
     add(rolled, sum);
     phase.is_terminal() && !due
+}
+
+/// Why some of the work below waits: the first shard that says so, here or further down.
+pub fn waiting(tasks: &[impl AsRef<CollectTask>], shards: &[impl AsRef<CollectShard>]) -> Option<String> {
+    let of_shard = |shard: &CollectShard| {
+        let status = shard.status.as_ref()?;
+        let waits = status.phase == Some(ShardPhase::Pending) && status.attempts.last().is_some_and(Attempt::is_live);
+        let name = shard.metadata.name.as_deref().unwrap_or_default();
+        status.message.as_ref().filter(|_| waits).map(|message| format!("{name}{WAITS}{message}"))
+    };
+    let of_task = |task: &CollectTask| {
+        let status = task.status.as_ref()?;
+        let message = status.message.as_ref().filter(|message| message.contains(WAITS))?;
+        let runs = status.conditions.iter().any(|c| c.type_ == RECONCILING && c.reason == reason::RUNNING);
+        runs.then(|| message.clone())
+    };
+    let shard = shards.iter().find_map(|shard| of_shard(shard.as_ref()));
+    shard.or_else(|| tasks.iter().find_map(|task| of_task(task.as_ref())))
 }
 
 /// Whether a retry is about to take a child task up again.

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use collect_api::{
-    CollectTask, CollectTaskStatus, DesiredState, Phase, ValidationReportStatus,
+    Attempt, CollectTask, CollectTaskStatus, DesiredState, Phase, ValidationReportStatus,
     condition::{COMPLETE, FAILED, VERIFIED, reason},
-    protocol::CommitResult,
+    protocol::{CommitResult, ProgressReport},
     report::Verdict,
-    task::{Milestone, ReportRef, Straggler, TaskSummary},
+    task::{Heartbeat, Milestone, PlanStatus, ReportRef, Straggler, TaskSummary},
 };
 use jiff::Timestamp;
 
@@ -15,9 +15,10 @@ use crate::{
     attempts::{self, Entries},
     conditions::{self, At, whole_seconds},
     halt::Halt,
-    hooks::HookKind,
-    retry,
-    rollup::{Above, Rolled},
+    ledger::{self, Finish, Seen, Step},
+    redrive::round,
+    resolve::RetryPolicy,
+    rollup::Rolled,
     text,
 };
 
@@ -35,6 +36,21 @@ pub enum Commit {
     Done(CommitResult),
     /// It failed for good.
     Failed(String),
+}
+
+impl Commit {
+    /// Where the commit of a root stands, by its status.
+    pub fn of(root: &CollectTask, now: Timestamp) -> Self {
+        let commit = root.status.as_ref().and_then(|status| status.commit.as_ref());
+        if let Some(result) = commit.and_then(|commit| commit.result.clone()) {
+            return Self::Done(result);
+        }
+        let policy = RetryPolicy::of(root.spec.retry.as_ref());
+        match ledger::decide(Entries::of_commit(commit), &policy, &Seen::nothing(), now) {
+            Step::Finish(Finish::Failed(why)) => Self::Failed(why),
+            _ => Self::Open,
+        }
+    }
 }
 
 /// What was found out about a task whose plan is sealed.
@@ -95,7 +111,7 @@ pub fn begun(task: &CollectTask, run: i64, token: Option<String>, now: Timestamp
     new
 }
 
-fn clear_ends(status: &mut CollectTaskStatus) {
+pub(crate) fn clear_ends(status: &mut CollectTaskStatus) {
     for type_ in [COMPLETE, FAILED, VERIFIED] {
         conditions::clear(&mut status.conditions, type_);
     }
@@ -118,6 +134,43 @@ pub fn waiting(status: &CollectTaskStatus, phase: Phase, reason: &str, message: 
     new
 }
 
+/// What a planner does at the moment, for people.
+pub fn planning_message(plan: Option<&PlanStatus>) -> String {
+    let live = plan.and_then(|plan| plan.attempts.last()).filter(|last| last.is_live());
+    let said =
+        plan.and_then(|plan| plan.heartbeat.as_ref()).filter(|said| live.is_some_and(|last| last.n == said.attempt));
+    let so_far = said.map(|said| format!("; {} requests so far", said.requests)).unwrap_or_default();
+    format!("the planner reads the levels and totals of the source{so_far}")
+}
+
+/// The status with a report of a planner's or commit's worker taken in; nothing where the report is old, or not of the
+/// attempt that is live.
+pub fn heard(status: &CollectTaskStatus, report: &ProgressReport, now: Timestamp) -> Option<CollectTaskStatus> {
+    let mut new = status.clone();
+    let (attempts, heartbeat) = match (&mut new.plan, &mut new.commit) {
+        (_, Some(commit)) if commit.attempts.last().is_some_and(Attempt::is_live) => {
+            (&commit.attempts, &mut commit.heartbeat)
+        }
+        (Some(plan), _) => (&plan.attempts, &mut plan.heartbeat),
+        _ => return None,
+    };
+    attempts.last().filter(|last| last.n == report.attempt && last.is_live())?;
+    if heartbeat.as_ref().is_some_and(|old| old.attempt == report.attempt && old.seq >= report.seq) {
+        return None;
+    }
+    *heartbeat = Some(Heartbeat {
+        attempt: report.attempt,
+        seq: report.seq,
+        stage: text::cut(&report.stage, 63),
+        requests: report.requests.max(0),
+        at: whole_seconds(now),
+    });
+    if status.phase == Some(Phase::Planning) && status.message == Some(planning_message(status.plan.as_ref())) {
+        new.message = Some(planning_message(new.plan.as_ref()));
+    }
+    Some(new)
+}
+
 /// The status of a task that can't go on without help, without being over.
 pub fn stuck(status: &CollectTaskStatus, reason: &str, message: &str, at: At) -> CollectTaskStatus {
     let mut new = status.clone();
@@ -138,98 +191,6 @@ pub fn failed(status: &CollectTaskStatus, phase: Phase, reason: &str, message: &
     new.stragglers.clear();
     conditions::set(&mut new.conditions, FAILED, "True", reason, message, at);
     conditions::stalled(&mut new.conditions, reason, message, at);
-    new
-}
-
-/// Whether a task that is over is to be taken up again: by tokens of its own path, or because something below it was.
-///
-/// A view that is too old can't make it so: counts of retries only grow.
-pub fn is_to_be_redriven(status: &CollectTaskStatus, redrives_below: i32, above: &Above) -> Option<Redrive> {
-    if !retry::is_retriable(status) {
-        return None;
-    }
-    if retry::is_due(status.retried.as_deref(), above.token.as_deref(), above.desired) {
-        return Some(Redrive::Here);
-    }
-    (above.desired == DesiredState::Running && redrives_below > status.redrives_below.unwrap_or(0))
-        .then_some(Redrive::Below(redrives_below))
-}
-
-/// How often a retry has taken up work again in a task's run, with what is below as it is now. A report is about one round.
-///
-/// It only grows: where something that was retried is deleted by hand, the count below falls, and the tasks above still
-/// have to learn of the retry.
-pub fn round(status: &CollectTaskStatus, redrives_below: i32) -> i32 {
-    status.redrives.unwrap_or(0) + (redrives_below - status.redrives_below.unwrap_or(0)).max(0)
-}
-
-/// Where a retry begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Redrive {
-    /// At this task.
-    Here,
-    /// At something below it, which is taken up already: how often such things were, all in all.
-    Below(i32),
-}
-
-/// The status of a task that a retry takes up again: what had failed is undone, what is committed stays.
-pub fn redriven(status: &CollectTaskStatus, redrive: Redrive, token: Option<String>, at: At) -> CollectTaskStatus {
-    let sealed = status.plan.as_ref().is_some_and(|plan| plan.sealed.is_some());
-    let child = status.plan.is_none() && status.shards.is_some();
-    let phase = if sealed || child { Phase::Running } else { Phase::Pending };
-    let mut new = waiting(status, phase, reason::REDRIVEN, "a retry takes up what had failed", at);
-    match redrive {
-        Redrive::Here => {
-            new = unfolded(&new);
-            new.redrives = Some(new.redrives.unwrap_or_default() + 1);
-        }
-        Redrive::Below(below) => {
-            new.redrives = Some(round(status, below));
-            new.redrives_below = Some(below);
-        }
-    }
-    new.retried = token;
-    new.finished_at = None;
-    new.report = None;
-    // What stopped the run before must not stop it again before its children were looked at.
-    if let Some(shards) = &mut new.shards {
-        shards.pending += shards.failed + shards.cancelled;
-        (shards.failed, shards.cancelled) = (0, 0);
-    }
-    if let Some(tasks) = &mut new.tasks {
-        tasks.pending += tasks.partially_succeeded + tasks.failed + tasks.cancelled;
-        (tasks.partially_succeeded, tasks.failed, tasks.cancelled) = (0, 0, 0);
-    }
-    new.failures.clear();
-    new.elapsed_seconds = status.elapsed_seconds.map(|_| 0);
-    if let Some(plan) = new.plan.as_mut().filter(|plan| plan.sealed.is_none()) {
-        plan.forgiven = Some(attempts::forgive(Entries::of_plan(status.plan.as_ref()), &mut plan.folded));
-    }
-    // Files may be added, so the run is committed once more.
-    if let Some(commit) = &mut new.commit {
-        commit.result = None;
-        commit.forgiven = Some(attempts::forgive(Entries::of_commit(status.commit.as_ref()), &mut commit.folded));
-    }
-    if let Some(before) = new.hooks.as_mut().and_then(|hooks| hooks.before_start.as_mut())
-        && before.succeeded == Some(false)
-    {
-        before.succeeded = None;
-        let entries = HookKind::BeforeStart.status(status.hooks.as_ref());
-        before.forgiven = Some(attempts::forgive(Entries::of_hook(entries), &mut before.folded));
-    }
-    clear_ends(&mut new);
-    new
-}
-
-/// The status without the folded children that a retry takes out again; how often they had been retried is kept.
-pub fn unfolded(status: &CollectTaskStatus) -> CollectTaskStatus {
-    let mut new = status.clone();
-    if let Some(folded) = &mut new.folded
-        && let Some(undone) = folded.undone.take()
-        && undone.redrives > 0
-    {
-        folded.done.get_or_insert_default().redrives += undone.redrives;
-    }
     new
 }
 
@@ -485,12 +446,17 @@ fn numbers(status: &CollectTaskStatus, seen: &Progress<'_>, now: Timestamp) -> C
     new
 }
 
+/// Whether what is below a task may still change its numbers though it is over.
+pub fn may_be_recounted(status: &CollectTaskStatus) -> bool {
+    matches!(status.phase, Some(Phase::Failed | Phase::Cancelled))
+}
+
 /// The status of a task that ended without success, with what is below counted anew; nothing if it is as it was.
 ///
 /// A task may end before all that was created below it came into view, and that comes to its own end a little later (I10).
 /// What ended well counts what was committed, whatever becomes of the objects.
 pub fn recounted(status: &CollectTaskStatus, rolled: &Rolled) -> Option<CollectTaskStatus> {
-    if !matches!(status.phase, Some(Phase::Failed | Phase::Cancelled)) {
+    if !may_be_recounted(status) {
         return None;
     }
     let mut new = status.clone();
@@ -540,425 +506,6 @@ pub fn ttl_left(status: &CollectTaskStatus, ttl: Option<Duration>, now: Timestam
     Some(Duration::try_from(over.duration_since(now)).unwrap_or_default())
 }
 
-/// Whether the difference between two statuses must be written at once; otherwise it is progress, which may wait.
-pub fn is_transition(old: &CollectTaskStatus, new: &CollectTaskStatus) -> bool {
-    let outcomes = |status: &CollectTaskStatus| {
-        status.conditions.iter().map(|c| (c.type_.clone(), c.status.clone(), c.reason.clone())).collect::<Vec<_>>()
-    };
-    let failed = |status: &CollectTaskStatus| status.shards.as_ref().map(|shards| shards.failed);
-    old.phase != new.phase
-        || old.observed_generation != new.observed_generation
-        || old.run != new.run
-        || outcomes(old) != outcomes(new)
-        || failed(old) != failed(new)
-        || old.plan != new.plan
-        || old.commit != new.commit
-        || old.hooks != new.hooks
-        || old.report != new.report
-        || old.retried != new.retried
-        || old.redrives != new.redrives
-        || old.elapsed_seconds != new.elapsed_seconds
-        || old.milestones.len() != new.milestones.len()
-}
-
-/// An event worth telling: type, reason, note.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
-    /// Whether it is a warning.
-    pub warning: bool,
-    /// Reason.
-    pub reason: String,
-    /// Note.
-    pub note: String,
-}
-
-/// What a change of status tells people: transitions and milestones, never a repetition.
-pub fn events(old: &CollectTaskStatus, new: &CollectTaskStatus) -> Vec<Told> {
-    let mut told = Vec::new();
-    if let Some(result) = new.plan.as_ref().and_then(|plan| plan.result.as_ref())
-        && new.plan.as_ref().and_then(|plan| plan.sealed) != old.plan.as_ref().and_then(|plan| plan.sealed)
-    {
-        let records = result.records.map_or_else(|| "an unknown number of".to_owned(), |records| records.to_string());
-        let note =
-            format!("{} tasks, {} shards, {} items, {records} records", result.tasks, result.shards, result.items);
-        told.push(Told { warning: false, reason: reason::PLANNED.into(), note });
-    }
-    if old.phase != new.phase
-        && let Some(phase) = &new.phase
-    {
-        let warning = matches!(phase, Phase::Failed);
-        let note = new.message.clone().unwrap_or_else(|| phase.to_string());
-        if *phase != Phase::Pending {
-            told.push(Told { warning, reason: phase.to_string(), note: text::cut(&note, 1000) });
-        }
-    }
-    for slow in new.stragglers.iter().filter(|slow| !old.stragglers.iter().any(|known| known.name == slow.name)) {
-        let note = format!("{} takes more than three times as long as its siblings: {}", slow.name, slow.reason);
-        told.push(Told { warning: true, reason: reason::STRAGGLERS.into(), note });
-    }
-    if new.redrives > old.redrives && old.finished_at.is_some() && new.finished_at.is_none() {
-        let note = "a retry takes up what had failed; what is committed stays".to_owned();
-        told.push(Told { warning: false, reason: reason::REDRIVEN.into(), note });
-    }
-    for milestone in new.milestones.iter().filter(|m| m.percent < 100 && !old.milestones.contains(m)) {
-        let records = new.summary.as_ref().and_then(|summary| summary.records.clone()).unwrap_or_default();
-        told.push(Told {
-            warning: false,
-            reason: reason::MILESTONE.into(),
-            note: format!("{}% done, {records} records", milestone.percent),
-        });
-    }
-    told
-}
-
 #[cfg(test)]
-mod tests {
-    use collect_api::{
-        Outcome,
-        report::Counts,
-        task::{CollectTaskSpec, CommitStatus, RecordCounts, ShardCounts},
-    };
-
-    use super::*;
-    use crate::{attempts, resolve::RetryPolicy};
-
-    fn at(second: i64) -> At {
-        At { generation: Some(1), now: Timestamp::from_second(second).unwrap() }
-    }
-
-    fn begin() -> CollectTaskStatus {
-        begun(&CollectTask::new("t", CollectTaskSpec::default()), 1, None, at(0).now)
-    }
-
-    fn progress(rolled: &Rolled, desired: DesiredState) -> Progress<'_> {
-        Progress {
-            rolled,
-            desired,
-            halt: None,
-            tolerated: 0,
-            comparison: None,
-            commit: Commit::NotHere,
-            report: None,
-            waiting: None,
-            stragglers: Vec::new(),
-            token: None,
-        }
-    }
-
-    fn rolled(succeeded: i32, failed: i32, total: i32) -> Rolled {
-        Rolled {
-            shards: ShardCounts { total, succeeded, failed, pending: total - succeeded - failed, ..Default::default() },
-            records: RecordCounts {
-                expected: Some(i64::from(total) * 10),
-                collected: i64::from(succeeded) * 10,
-                verified: None,
-            },
-            complete: succeeded + failed == total,
-            at_rest: true,
-            ..Rolled::default()
-        }
-    }
-
-    fn comparison(verdict: Verdict, reason: Option<&str>) -> ValidationReportStatus {
-        ValidationReportStatus {
-            verdict: Some(verdict),
-            reason: reason.map(Into::into),
-            counts: Some(Counts { source: Some(20), collected: 20, delta: Some(0), ..Default::default() }),
-            ..Default::default()
-        }
-    }
-
-    fn validating() -> CollectTaskStatus {
-        waiting(&begin(), Phase::Validating, reason::VALIDATING, "comparing", at(5))
-    }
-
-    fn end(verdict: Verdict, reason: Option<&str>, commit: Commit, report: bool) -> (CollectTaskStatus, Needs) {
-        end_from(&validating(), verdict, reason, commit, report)
-    }
-
-    fn end_from(
-        status: &CollectTaskStatus,
-        verdict: Verdict,
-        reason: Option<&str>,
-        commit: Commit,
-        report: bool,
-    ) -> (CollectTaskStatus, Needs) {
-        let comparison = comparison(verdict, reason);
-        let rolled = rolled(2, 0, 2);
-        let seen = Progress {
-            comparison: Some(&comparison),
-            commit,
-            report: report.then(|| "t-r1".into()),
-            ..progress(&rolled, DesiredState::Running)
-        };
-        advance(status, &seen, at(9))
-    }
-
-    fn step(
-        status: &CollectTaskStatus,
-        rolled: &Rolled,
-        desired: DesiredState,
-        second: i64,
-    ) -> (CollectTaskStatus, Needs) {
-        advance(status, &progress(rolled, desired), at(second))
-    }
-
-    #[test]
-    fn the_end_needs_a_commit_then_a_report() {
-        assert_eq!(end(Verdict::Pass, None, Commit::Open, false).1, Needs::Commit);
-        assert_eq!(end(Verdict::Pass, None, Commit::Done(CommitResult::default()), false).1, Needs::Report);
-        let (status, needs) = end(Verdict::Pass, None, Commit::Done(CommitResult::default()), true);
-        assert_eq!((status.phase, needs), (Some(Phase::Succeeded), Needs::Nothing));
-        assert!(conditions::is_true(&status.conditions, COMPLETE) && conditions::is_true(&status.conditions, VERIFIED));
-        assert_eq!(status.milestones.len(), 4);
-    }
-
-    #[test]
-    fn a_task_ends_only_from_validating() {
-        let done = || Commit::Done(CommitResult::default());
-        let (status, needs) = end_from(&begin(), Verdict::Pass, None, done(), true);
-        assert_eq!((status.phase.clone(), needs), (Some(Phase::Validating), Needs::Nothing));
-        assert_eq!(end_from(&status, Verdict::Pass, None, done(), true).0.phase, Some(Phase::Succeeded));
-    }
-
-    #[test]
-    fn nothing_is_committed_when_the_comparison_fails() {
-        let (status, needs) = end(Verdict::Fail, Some("CountsDiffer"), Commit::Open, true);
-        assert_eq!((status.phase.clone(), needs), (Some(Phase::Failed), Needs::Nothing));
-        assert!(conditions::is_true(&status.conditions, FAILED) && !conditions::is_true(&status.conditions, COMPLETE));
-        assert!(status.conditions.iter().any(|c| c.type_ == VERIFIED && c.status == "False"));
-    }
-
-    #[test]
-    fn what_can_not_be_compared_is_collected_never_succeeded() {
-        let (status, _) = end(Verdict::Inconclusive, Some("NoTotal"), Commit::Done(CommitResult::default()), true);
-        assert_eq!(status.phase, Some(Phase::Collected));
-        assert!(
-            status.conditions.iter().any(|c| c.type_ == VERIFIED && c.status == "Unknown" && c.reason == "NoTotal")
-        );
-        assert!(conditions::is_true(&status.conditions, COMPLETE));
-    }
-
-    #[test]
-    fn progress_never_falls() {
-        let (half, _) = step(&begin(), &rolled(1, 0, 2), DesiredState::Running, 5);
-        assert_eq!((half.progress, half.milestones.len()), (Some(50), 2));
-        let (back, _) = step(&half, &rolled(0, 0, 2), DesiredState::Running, 6);
-        assert_eq!(back.progress, Some(50));
-    }
-
-    #[test]
-    fn a_new_run_clears_the_ends_of_the_last_one() {
-        let (mut task, (status, _)) = (
-            CollectTask::new("t", CollectTaskSpec::default()),
-            end(Verdict::Pass, None, Commit::Done(CommitResult::default()), true),
-        );
-        task.status = Some(status);
-        let new = begun(&task, 2, None, at(20).now);
-        assert!(!new.conditions.iter().any(|c| [COMPLETE, FAILED, VERIFIED].contains(&c.type_.as_str())));
-        assert_eq!((new.run, new.progress, new.report), (Some(2), None, None));
-    }
-
-    #[test]
-    fn cancel_waits_until_nothing_runs() {
-        let mut busy = rolled(1, 0, 2);
-        busy.at_rest = false;
-        assert_eq!(step(&begin(), &busy, DesiredState::Cancelled, 5).0.phase, Some(Phase::Running));
-        assert_eq!(step(&begin(), &rolled(1, 0, 2), DesiredState::Cancelled, 5).0.phase, Some(Phase::Cancelled));
-    }
-
-    #[test]
-    fn what_came_into_view_after_a_cancel_is_counted_all_the_same() {
-        let (cancelled, _) = step(&begin(), &rolled(0, 0, 2), DesiredState::Cancelled, 5);
-        assert_eq!(recounted(&cancelled, &rolled(0, 0, 2)), None);
-        let mut later = rolled(1, 0, 2);
-        (later.shards.pending, later.shards.cancelled) = (0, 1);
-        let counted = recounted(&cancelled, &later).unwrap();
-        assert_eq!((counted.phase.as_ref(), counted.shards.as_ref()), (Some(&Phase::Cancelled), Some(&later.shards)));
-        assert_eq!(recounted(&counted, &later), None);
-        let (good, _) = end(Verdict::Pass, None, Commit::Done(CommitResult::default()), true);
-        assert_eq!(recounted(&good, &rolled(0, 0, 2)), None, "what was collected stays collected");
-    }
-
-    #[test]
-    fn events_are_told_once() {
-        let (half, _) = step(&begin(), &rolled(1, 0, 2), DesiredState::Running, 5);
-        assert_eq!(
-            events(&begin(), &half).iter().map(|told| told.reason.as_str()).collect::<Vec<_>>(),
-            ["Running", "Milestone", "Milestone"]
-        );
-        assert_eq!(events(&half, &half), []);
-    }
-
-    #[test]
-    fn borne_failures_are_a_success_in_part() {
-        let (rolled, comparison) = (rolled(1, 1, 2), comparison(Verdict::Pass, None));
-        let seen = Progress {
-            tolerated: 1,
-            comparison: Some(&comparison),
-            commit: Commit::Done(CommitResult::default()),
-            report: Some("t-r1".into()),
-            ..progress(&rolled, DesiredState::Running)
-        };
-        let (status, _) = advance(&validating(), &seen, at(9));
-        assert_eq!(status.phase, Some(Phase::PartiallySucceeded));
-        assert!(conditions::is_true(&status.conditions, COMPLETE));
-        assert!(status.message.unwrap().contains("1 of 2 shards failed"));
-    }
-
-    #[test]
-    fn a_stopped_run_fails_with_the_reason_for_which_it_was_stopped() {
-        let halt = Halt { reason: reason::DEADLINE_EXCEEDED, message: "too late".into() };
-        let with = |rolled: &Rolled| {
-            let seen = Progress { halt: Some(&halt), ..progress(rolled, DesiredState::Cancelled) };
-            advance(&begin(), &seen, at(9)).0
-        };
-        let mut busy = rolled(1, 0, 2);
-        busy.workers = 1;
-        assert_eq!(with(&busy).phase, Some(Phase::Running));
-        let ended = with(&rolled(1, 0, 2));
-        assert_eq!(ended.phase, Some(Phase::Failed));
-        assert!(ended.conditions.iter().any(|c| c.type_ == FAILED && c.reason == "DeadlineExceeded"));
-    }
-
-    #[test]
-    fn what_never_began_below_a_stopped_task_is_no_success() {
-        let halt = Halt { reason: reason::DEADLINE_EXCEEDED, message: "too late".into() };
-        let comparison = comparison(Verdict::Pass, None);
-        let mut stopped = rolled(1, 0, 2);
-        // Its one child task failed when the run was stopped, before its second shard was created.
-        (stopped.tasks.total, stopped.tasks.failed, stopped.complete) = (1, 1, true);
-        let end = |halt| {
-            let seen = Progress {
-                halt,
-                comparison: Some(&comparison),
-                report: Some("t-r1".into()),
-                ..progress(&stopped, DesiredState::Cancelled)
-            };
-            let (status, _) = advance(&validating(), &seen, at(9));
-            let reason = status.conditions.iter().find(|c| c.type_ == FAILED).map(|c| c.reason.clone());
-            (status.phase, reason)
-        };
-        assert_eq!(end(Some(&halt)), (Some(Phase::Failed), Some("DeadlineExceeded".into())));
-        assert_eq!(end(None), (Some(Phase::Failed), Some("Failed".into())), "even if the deadline was raised since");
-    }
-
-    #[test]
-    fn what_fail_fast_stopped_elsewhere_is_no_success() {
-        let halt = Halt { reason: reason::SHARDS_FAILED, message: "1 of 9 shards failed".into() };
-        let comparison = comparison(Verdict::Pass, None);
-        let mut stopped = rolled(1, 0, 2);
-        (stopped.shards.pending, stopped.shards.cancelled, stopped.complete) = (0, 1, true);
-        let seen = Progress {
-            halt: Some(&halt),
-            comparison: Some(&comparison),
-            report: Some("t-r1".into()),
-            ..progress(&stopped, DesiredState::Cancelled)
-        };
-        let (status, needs) = advance(&validating(), &seen, at(9));
-        assert_eq!((status.phase, needs), (Some(Phase::Failed), Needs::Nothing));
-    }
-
-    #[test]
-    fn a_retry_takes_a_failed_task_up_again_and_keeps_what_is_done() {
-        let mut failed = failed(&begin(), Phase::Failed, reason::SHARDS_FAILED, "x", at(9));
-        failed.shards = Some(ShardCounts { total: 2, succeeded: 1, failed: 1, ..Default::default() });
-        failed.progress = Some(50);
-        failed.folded = Some(collect_api::fold::Folded {
-            done: Some(collect_api::fold::FoldedPart { shards: "0".into(), ..Default::default() }),
-            undone: Some(collect_api::fold::FoldedPart { shards: "1".into(), redrives: 2, ..Default::default() }),
-        });
-        let again = redriven(&failed, Redrive::Here, Some("t1".into()), at(20));
-        assert_eq!((again.phase.clone(), again.progress), (Some(Phase::Running), Some(50)));
-        assert_eq!((again.finished_at.clone(), again.redrives), (None, Some(1)));
-        assert!(!conditions::is_true(&again.conditions, FAILED));
-        let shards = again.shards.unwrap();
-        assert_eq!((shards.pending, shards.failed), (1, 0), "failFast would stop it again at once");
-        let folded = again.folded.unwrap();
-        assert_eq!((folded.undone, folded.done.unwrap().redrives), (None, 2));
-    }
-
-    #[test]
-    fn a_retry_comes_from_the_path_or_from_below() {
-        let mut failed = failed(&begin(), Phase::Failed, "x", "x", at(9));
-        failed.redrives_below = Some(2);
-        let above = |token: Option<&str>, desired| Above { desired, token: token.map(str::to_owned) };
-        let running = above(None, DesiredState::Running);
-        assert_eq!(is_to_be_redriven(&failed, 2, &running), None);
-        assert_eq!(is_to_be_redriven(&failed, 1, &running), None, "an old view");
-        assert_eq!(is_to_be_redriven(&failed, 3, &running), Some(Redrive::Below(3)));
-        let token = above(Some("a"), DesiredState::Running);
-        assert_eq!(is_to_be_redriven(&failed, 0, &token), Some(Redrive::Here));
-        assert_eq!(is_to_be_redriven(&failed, 0, &above(Some("a"), DesiredState::Cancelled)), None);
-        let mut good = failed;
-        good.phase = Some(Phase::Succeeded);
-        assert_eq!(is_to_be_redriven(&good, 9, &token), None, "there is nothing to retry");
-    }
-
-    /// A root in Validating with one attempt of its commit.
-    fn committing(outcome: Option<Outcome>) -> CollectTaskStatus {
-        let mut attempts = Vec::new();
-        attempts::authorise(&mut attempts, &mut None, 0, &RetryPolicy::of(None), "me", at(6).now);
-        let result = outcome.as_ref().map(|_| CommitResult::default());
-        attempts[0].outcome = outcome;
-        let commit = CommitStatus { attempts, result, ..CommitStatus::default() };
-        CollectTaskStatus { commit: Some(commit), ..validating() }
-    }
-
-    #[test]
-    fn what_was_committed_is_committed_again_when_a_retry_comes_before_the_end() {
-        let comparison = comparison(Verdict::Pass, None);
-        let (over, busy) = (rolled(1, 1, 2), rolled(1, 0, 2));
-        let advance = |status: &CollectTaskStatus, rolled, token: Option<&str>| {
-            let commit = status.commit.as_ref().and_then(|commit| commit.result.clone());
-            let seen = Progress {
-                comparison: Some(&comparison),
-                commit: commit.map_or(Commit::Open, Commit::Done),
-                tolerated: 1,
-                token: token.map(str::to_owned),
-                ..progress(rolled, DesiredState::Running)
-            };
-            advance(status, &seen, at(9))
-        };
-        let result = |status: &CollectTaskStatus| status.commit.as_ref().unwrap().result.clone();
-        let (done, under_way) = (committing(Some(Outcome::Succeeded)), committing(None));
-        let (same, needs) = advance(&done, &over, None);
-        assert!(result(&same).is_some() && needs == Needs::Report);
-        for (before, rolled, token, expected) in [
-            (&done, &over, Some("again"), Needs::Nothing),
-            (&done, &busy, None, Needs::Nothing),
-            (&under_way, &over, Some("again"), Needs::CommitToLeave),
-            (&under_way, &busy, None, Needs::CommitToLeave),
-        ] {
-            let (again, needs) = advance(before, rolled, token);
-            assert_eq!((result(&again), again.redrives, needs), (None, Some(1), expected));
-            // What the commit from before comes to afterwards does not count.
-            let mut late = again.clone();
-            let commit = late.commit.as_mut().unwrap();
-            commit.result = Some(CommitResult::default());
-            commit.attempts[0].outcome = Some(Outcome::Succeeded);
-            let (later, _) = advance(&late, &over, token);
-            assert_eq!((result(&later), later.redrives), (None, Some(1)));
-        }
-    }
-
-    #[test]
-    fn the_tasks_above_learn_of_a_retry_whatever_becomes_of_what_was_retried() {
-        let failed = failed(&begin(), Phase::Failed, "x", "x", at(9));
-        let again = redriven(&failed, Redrive::Below(1), None, at(20));
-        assert_eq!((again.redrives, again.redrives_below), (Some(1), Some(1)), "its parent sees it at once");
-        let without = Rolled { redrives: 0, ..rolled(1, 0, 2) };
-        let (later, _) = step(&again, &without, DesiredState::Running, 21);
-        assert_eq!((later.redrives, later.redrives_below), (Some(1), None), "what was retried is deleted by hand");
-        assert_eq!(round(&later, 1), 2, "and retried once more");
-    }
-
-    #[test]
-    fn time_to_live_counts_from_the_end() {
-        let ended = failed(&begin(), Phase::Failed, "x", "x", at(100));
-        let left = |second| ttl_left(&ended, Some(Duration::from_secs(60)), at(second).now);
-        assert_eq!((left(130), left(999)), (Some(Duration::from_secs(30)), Some(Duration::ZERO)));
-        assert_eq!(ttl_left(&ended, None, at(999).now), None);
-        assert_eq!(ttl_left(&begin(), Some(Duration::ZERO), at(999).now), None, "not before it has ended");
-    }
-}
+#[path = "task_tests.rs"]
+mod tests;

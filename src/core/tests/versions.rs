@@ -7,9 +7,9 @@ use collect_core::{
     attempts::Entries,
     fold::FoldedIndexes,
     ledger::{Finish, Seen, Step, WorkerSeen, decide},
+    redrive::is_to_be_redriven,
     resolve::RetryPolicy,
     rollup::{Above, redrives, shard_has_ended},
-    task::is_to_be_redriven,
 };
 use jiff::Timestamp;
 use serde_json::{Value, json};

@@ -11,7 +11,7 @@ use std::{
 };
 
 use collect_api::{CollectShard, CollectTask, ValidationReport};
-use collect_core::{job::WorkerDefaults, ledger::Post, task::Told, tree::PlanTree};
+use collect_core::{job::WorkerDefaults, ledger::Post, tell::Told, tree::PlanTree};
 use futures::channel::mpsc::UnboundedSender;
 use k8s_openapi::api::batch::v1::Job;
 use kube::{

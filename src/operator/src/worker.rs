@@ -1,14 +1,12 @@
 //! What all ledgers share: seeing an attempt's worker, creating it, stopping it.
 
-use std::time::Duration;
-
-use collect_api::{Attempt, labels, protocol::Endpoint, shard::ShardProgress};
+use collect_api::{Attempt, labels, protocol::Endpoint};
 use collect_core::{
     assignment::Share,
     attempts::Entries,
     job,
     ledger::{Post, Watched, WorkerSeen},
-    observed::{terminal_condition, worker_seen},
+    observed::{Signs, terminal_condition, watch, worker_seen},
     resolve,
 };
 use k8s_openapi::api::batch::v1::Job;
@@ -58,57 +56,18 @@ impl Place<'_> {
     }
 }
 
-/// What a worker last said of itself, where that is known.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Signs<'a> {
-    /// Its last report.
-    pub progress: Option<&'a ShardProgress>,
-    /// Its last checkpoint.
-    pub checkpoint: Option<i64>,
-    /// Whether it reports at all; where it does not, silence says nothing.
-    pub expected: bool,
-}
-
-/// What the caches show of the worker of the live attempt, and for how long they have shown it.
-pub fn see(ctx: &Context, place: &Place<'_>, attempts: &[Attempt], signs: Signs<'_>) -> (WorkerSeen, Watched) {
+/// What the caches show of the worker of the live attempt, and for how long they have shown it. `signs` is what it last said of
+/// itself, absent where it does not report.
+pub fn see(ctx: &Context, place: &Place<'_>, attempts: &[Attempt], signs: Option<Signs>) -> (WorkerSeen, Watched) {
     let Some(attempt) = attempts.last().filter(|attempt| attempt.is_live()) else {
         return (WorkerSeen::Unseen, Watched::default());
     };
     let n = attempt.n;
     let job = ctx.stores.jobs.get(&ObjectRef::new(&place.job(n)).within(place.namespace)).filter(|job| place.owns(job));
     let pods = ctx.stores.pods.of(place.owner_uid, place.work, place.run, n);
-    let mut seen = worker_seen(job.as_deref(), &pods, false);
-    let since = |what: &str, state: &str| {
+    watch(job.as_deref(), &pods, n, signs, |what, state| {
         ctx.watched_for(place.owner_uid, &format!("{}/{}/{n}/{what}", place.work, place.run), state)
-    };
-    let mut watched =
-        Watched { state: since("state", word(&seen)), attempt: since("attempt", ""), ..Watched::default() };
-    if signs.expected && word(&seen) == ACTIVE {
-        let said = signs.progress.filter(|progress| progress.attempt == n);
-        // Where it begins to run counts as a sign of life; what came before is another attempt's.
-        watched.silent = since("silent", &said.map_or(0, |said| said.seq).to_string()).min(watched.state);
-        let still = said.map(|said| (said.records, said.bytes, said.stage.as_str()));
-        watched.still = since("still", &format!("{still:?} {:?}", signs.checkpoint)).min(watched.state);
-    }
-    if seen == WorkerSeen::EndedUnread && watched.state >= Duration::from_secs(3) {
-        seen = worker_seen(job.as_deref(), &pods, true);
-    }
-    (seen, watched)
-}
-
-/// The state of a worker that runs.
-const ACTIVE: &str = "active";
-
-/// A state as a word; how long it lasts is measured by this word.
-fn word(seen: &WorkerSeen) -> &'static str {
-    match seen {
-        WorkerSeen::Unseen | WorkerSeen::Absent => "absent",
-        WorkerSeen::Active { deleting: true, .. } | WorkerSeen::Leaving => "leaving",
-        WorkerSeen::Active { pending: Some(_), .. } => "pending",
-        WorkerSeen::Active { .. } => ACTIVE,
-        WorkerSeen::Ended(_) => "ended",
-        WorkerSeen::EndedUnread => "unread",
-    }
+    })
 }
 
 /// Looks with a quorum read whether the worker of attempt n exists.

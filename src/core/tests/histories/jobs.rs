@@ -1,13 +1,13 @@
 //! What all ledgers share: seeing an attempt's worker, creating it, stopping it. Mirrors src/operator/src/worker.rs.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
-use collect_api::{Attempt, labels, shard::ShardProgress};
+use collect_api::{Attempt, labels};
 use collect_core::{
     attempts::Entries,
     ledger::{Post, Watched, WorkerSeen},
     names,
-    observed::{terminal_condition, worker_seen},
+    observed::{Signs, terminal_condition, watch, worker_seen},
 };
 use k8s_openapi::{
     api::{batch::v1::Job, core::v1::Pod},
@@ -62,14 +62,6 @@ pub struct Place {
     pub run: i64,
 }
 
-/// What a worker last said of itself, where it reports at all.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Signs<'a> {
-    pub progress: Option<&'a ShardProgress>,
-    pub checkpoint: Option<i64>,
-    pub expected: bool,
-}
-
 impl Place {
     pub fn job(&self, n: i32) -> String {
         names::job(&self.owner, &self.owner_uid, self.work, self.run, n)
@@ -77,20 +69,6 @@ impl Place {
 
     fn owns(&self, job: &Job) -> bool {
         owner_of(job).is_some_and(|owner| owner.uid == self.owner_uid)
-    }
-}
-
-const ACTIVE: &str = "active";
-
-/// A state as a word; how long it lasts is measured by this word.
-fn word(seen: &WorkerSeen) -> &'static str {
-    match seen {
-        WorkerSeen::Unseen | WorkerSeen::Absent => "absent",
-        WorkerSeen::Active { deleting: true, .. } | WorkerSeen::Leaving => "leaving",
-        WorkerSeen::Active { pending: Some(_), .. } => "pending",
-        WorkerSeen::Active { .. } => ACTIVE,
-        WorkerSeen::Ended(_) => "ended",
-        WorkerSeen::EndedUnread => "unread",
     }
 }
 
@@ -132,29 +110,16 @@ impl Operator {
         world: &World,
         place: &Place,
         attempts: &[Attempt],
-        signs: Signs<'_>,
+        signs: Option<Signs>,
     ) -> (WorkerSeen, Watched) {
         let Some(attempt) = attempts.last().filter(|attempt| attempt.is_live()) else {
             return (WorkerSeen::Unseen, Watched::default());
         };
         let n = attempt.n;
         let (job, pods) = (self.job(place, n), self.pods(place, n));
-        let mut seen = worker_seen(job.as_deref(), &pods, false);
-        let mut since = |what: &str, state: &str| {
+        watch(job.as_deref(), &pods, n, signs, |what, state| {
             self.watched_for(world, &place.owner_uid, &format!("{}/{}/{n}/{what}", place.work, place.run), state)
-        };
-        let mut watched =
-            Watched { state: since("state", word(&seen)), attempt: since("attempt", ""), ..Watched::default() };
-        if signs.expected && word(&seen) == ACTIVE {
-            let said = signs.progress.filter(|progress| progress.attempt == n);
-            watched.silent = since("silent", &said.map_or(0, |said| said.seq).to_string()).min(watched.state);
-            let still = said.map(|said| (said.records, said.bytes, said.stage.as_str()));
-            watched.still = since("still", &format!("{still:?} {:?}", signs.checkpoint)).min(watched.state);
-        }
-        if seen == WorkerSeen::EndedUnread && watched.state >= Duration::from_secs(3) {
-            seen = worker_seen(job.as_deref(), &pods, true);
-        }
-        (seen, watched)
+        })
     }
 
     /// Looks with a quorum read whether the worker of attempt n exists.

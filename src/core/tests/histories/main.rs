@@ -26,7 +26,7 @@
 //! | I22 | at the end, with hours passing and everybody looking at everything, nothing is written |
 //! | liveness | after faults and verbs stop: one retry at most, and every record is collected once |
 //!
-//! Not to be seen here: I20 (job.rs and its snapshot; tests/e2e), hooks' own work, dependencies (depends.rs) and time to live
+//! Not to be seen here: I20 (job.rs and its snapshot; tests/e2e), hooks' own work, planners that fall silent (tests/e2e), dependencies (depends.rs) and time to live
 //! (task.rs); real watches, requeues and leases (src/operator, tests/e2e); the bytes of parts and manifests (src/data).
 //!
 //! More cases: `PROPTEST_CASES=20000 cargo test --release -p collect-core --test histories`.

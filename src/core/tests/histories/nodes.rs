@@ -3,20 +3,20 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use collect_api::{
-    Attempt, CollectShard, CollectTask, CollectTaskStatus, Phase, ValidationReport, ValidationReportSpec,
+    CollectShard, CollectTask, CollectTaskStatus, Phase, ValidationReport, ValidationReportSpec,
     ValidationReportStatus,
-    condition::{RECONCILING, reason},
+    condition::reason,
     fold::{Comparison, Folded},
     protocol::CommitResult,
-    shard::ShardPhase,
 };
 use collect_core::{
     fold::{self, Finished, FoldedIndexes},
-    halt::{Halt, tolerated},
-    names, report as compare, resolve,
+    halt::{Halt, standing, tolerated},
+    names, redrive, report as compare, resolve,
     rollup::{self, Above, Rolled, roll_up},
     straggler::stragglers,
     task::{self as core, Commit, Needs, Progress},
+    tell,
     tree::{Node, PlanTree},
 };
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -24,7 +24,6 @@ use kube::ResourceExt;
 
 use crate::{
     operator::{Answer, CHUNK_KEY, Failure, Operator, reference},
-    shards::standing,
     store::{Stored, is_deleting, owner_of, uid_of},
     world::World,
 };
@@ -65,12 +64,6 @@ pub fn is_over(status: &CollectTaskStatus) -> bool {
 /// What is folded of a task.
 pub fn folded(status: &CollectTaskStatus) -> FoldedIndexes {
     FoldedIndexes::of(status.folded.as_ref()).unwrap()
-}
-
-/// Whether a report is about this round of its task's run.
-pub fn is_current(report: &ValidationReport, redrives: Option<i32>) -> bool {
-    let rounds = report.status.as_ref().map(|status| status.rounds.as_slice()).unwrap_or_default();
-    rounds.last().is_some_and(|round| round.round == redrives.unwrap_or(0))
 }
 
 impl Operator {
@@ -192,7 +185,7 @@ impl Operator {
         let mut status =
             if old.run == Some(run) { old } else { core::begun(task, run, place.above.token.clone(), at.now) };
         if status.retried != place.above.token && !over {
-            status = core::unfolded(&status);
+            status = redrive::unfolded(&status);
         }
         let children = self.children(task, Some(place.plan), &folded(&status));
         self.remove_folded(world, &children);
@@ -225,7 +218,7 @@ impl Operator {
                     report.status.as_ref().zip(comparison.as_ref()).is_some_and(|(r, c)| compare::tells_of(r, c))
                 })
                 .map(|report| report.name_any()),
-            waiting: waiting(&children),
+            waiting: rollup::waiting(&children.tasks, &children.shards),
             stragglers: stragglers(&children.shards, &BTreeMap::new(), at.now),
             token: place.above.token.clone(),
         };
@@ -257,8 +250,8 @@ impl Operator {
         let Some(status) = &task.status else { return Ok(false) };
         let children = self.children(task, plan, &folded(status));
         let below = rollup::redrives(status.folded.as_ref(), &children.tasks, &children.shards);
-        let Some(redrive) = core::is_to_be_redriven(status, below, above) else { return Ok(false) };
-        let new = core::redriven(status, redrive, above.token.clone(), self.at(world, task));
+        let Some(redrive) = redrive::is_to_be_redriven(status, below, above) else { return Ok(false) };
+        let new = redrive::redriven(status, redrive, above.token.clone(), self.at(world, task));
         self.write_task(world, task, &new).map(|written| written.is_some())
     }
 
@@ -304,14 +297,9 @@ impl Operator {
     /// Writes a transition at once; progress at most once a second, and only when it moved by a percent or ten seconds passed.
     fn settle(&mut self, world: &mut World, task: &CollectTask, new: &CollectTaskStatus) -> Answer<bool> {
         let old = task.status.clone().unwrap_or_default();
-        let succeeded = |status: &CollectTaskStatus| status.shards.as_ref().map(|shards| shards.succeeded);
-        let moved = old.progress != new.progress || old.folded != new.folded || succeeded(&old) != succeeded(new);
-        let every = match (core::is_transition(&old, new), moved) {
-            (true, _) => 0,
-            (false, true) => 1,
-            (false, false) => 10,
-        };
-        if *new != old && self.progress_is_due(world, &uid_of(task), every) {
+        if let Some(every) = tell::write_after(&old, new)
+            && self.progress_is_due(world, &uid_of(task), i64::try_from(every.as_secs()).unwrap_or(i64::MAX))
+        {
             return Ok(self.write_task(world, task, new)?.is_some());
         }
         Ok(false)
@@ -325,23 +313,11 @@ impl Operator {
 
     /// What a child contributes to the comparison: nothing if its report is not in view yet, `None` within if it has none.
     fn child_report(&self, world: &World, child: &CollectTask, run: i64) -> Option<Option<compare::ChildReport>> {
-        let status = child.status.as_ref()?;
-        if status.report.is_none() && is_over(status) {
-            return Some(None);
-        }
-        let step = child.spec.part_of.as_ref().and_then(|part_of| part_of.path.last()).cloned()?;
-        let verdict = status.report.as_ref().map(|report| &report.verdict);
-        let told = |report: &ValidationReport| {
-            let told = report.status.clone().filter(|told| told.verdict.as_ref() == verdict);
-            told.filter(|_| is_current(report, status.redrives))
-        };
-        if let Some(status) = self.report(child, run).and_then(|report| told(&report)) {
-            return Some(Some(compare::ChildReport { step, status }));
-        }
-        // Not in view yet, or gone: its status tells enough of it.
-        let found = world.store.get::<ValidationReport>(&names::report(&child.name_any(), run));
-        let exists = found.is_some_and(|report| report.spec.task_uid == uid_of(child) && told(&report).is_some());
-        (is_over(status) && !exists).then(|| Some(compare::retold(step, status)))
+        let seen = self.report(child, run);
+        // Only what nobody has any more is given up; what is not in view yet is waited for.
+        let exists = world.store.get::<ValidationReport>(&names::report(&child.name_any(), run));
+        let is_gone = exists.is_none_or(|report| report.spec.task_uid != uid_of(child));
+        compare::of_task(child, seen.as_deref(), is_gone)
     }
 
     /// What the task's slices and children add up to; nothing while a child's report is not in view.
@@ -426,23 +402,7 @@ fn compare_all(
         found: found.clone(),
         failed_shards: rolled.shards.failed,
         tolerated: rolled.shards.failed <= tolerated(&place.root.spec, rolled.shards.total),
-        round: core::round(status, rolled.redrives),
+        round: redrive::round(status, rolled.redrives),
     };
     compare::compare(&input, now)
-}
-
-/// Why some of the work waits: the first shard that says so, here or below.
-fn waiting(children: &Children) -> Option<String> {
-    let shard = children.shards.iter().find_map(|shard| {
-        let status = shard.status.as_ref()?;
-        let waits = status.phase == Some(ShardPhase::Pending) && status.attempts.last().is_some_and(Attempt::is_live);
-        status.message.as_ref().filter(|_| waits).map(|message| format!("{} waits: {message}", shard.name_any()))
-    });
-    let of_task = |task: &Arc<CollectTask>| {
-        let status = task.status.as_ref()?;
-        let message = status.message.as_ref().filter(|message| message.contains(" waits: "))?;
-        let runs = status.conditions.iter().any(|c| c.type_ == RECONCILING && c.reason == reason::RUNNING);
-        runs.then(|| message.clone())
-    };
-    shard.or_else(|| children.tasks.iter().find_map(of_task))
 }

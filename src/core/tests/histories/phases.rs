@@ -16,14 +16,14 @@ use collect_core::{
     ledger::{self, Ended, Finish, Seen, Step},
     resolve::{RetryPolicy, TimeLimits},
     rollup::Above,
-    task as core,
+    task as core, tell,
     tree::PlanTree,
 };
 use kube::ResourceExt;
 
 use crate::{
     cluster::Work,
-    jobs::{NewJob, Place, Signs},
+    jobs::{NewJob, Place},
     nodes::is_over,
     operator::{Answer, Operator, reference},
     store::uid_of,
@@ -107,14 +107,6 @@ impl Which {
 }
 
 /// Why the commit failed for good, if it has.
-pub fn commit_failure(task: &CollectTask, now: jiff::Timestamp) -> Option<String> {
-    let entries = Entries::of_commit(task.status.as_ref()?.commit.as_ref());
-    match ledger::decide(entries, &RetryPolicy::of(task.spec.retry.as_ref()), &Seen::nothing(), now) {
-        Step::Finish(Finish::Failed(why)) => Some(why),
-        _ => None,
-    }
-}
-
 impl Operator {
     /// A sealed plan whose chunks are gone is planned again and must give the same digest.
     pub fn unseal(&mut self, world: &mut World, task: &CollectTask) -> Answer<()> {
@@ -151,7 +143,7 @@ impl Operator {
         let place = Place { owner: task.name_any(), owner_uid: uid_of(task), work: which.word(), run };
         let policy = which.policy(task);
         let entries = which.entries(&status);
-        let (worker, watched) = self.see(world, &place, entries.attempts, Signs::default());
+        let (worker, watched) = self.see(world, &place, entries.attempts, None);
         let me = self.me.clone();
         let mut view = Seen {
             me: &me,
@@ -200,7 +192,7 @@ impl Operator {
                     Some((reason, message)) => which.waiting(&status, reason, &message, at),
                     None => which.waiting(&status, why, message, at),
                 };
-                if core::is_transition(&status, &new) || status.message != new.message {
+                if tell::is_transition(&status, &new) || status.message != new.message {
                     self.write_task(world, task, &new)?;
                 }
             }
@@ -214,7 +206,7 @@ impl Operator {
         let status = task.status.clone().unwrap_or_default();
         let place = Place { owner: task.name_any(), owner_uid: uid_of(task), work: which.word(), run };
         let (policy, entries) = (which.policy(task), which.entries(&status));
-        let (worker, watched) = self.see(world, &place, entries.attempts, Signs::default());
+        let (worker, watched) = self.see(world, &place, entries.attempts, None);
         let me = self.me.clone();
         let mut view = Seen {
             me: &me,

@@ -12,7 +12,7 @@ use collect_api::{
 use collect_core::{
     admit::{ShardSeen, ShardState, TaskSeen, TreeSeen, admit},
     attempts::backoff_left,
-    halt,
+    halt::{self, standing},
     hooks::{self, HookKind},
     names, resolve, retry,
     rollup::Above,
@@ -25,8 +25,7 @@ use kube::{Resource, ResourceExt};
 use crate::{
     nodes::{NodeEnd, Standing, folded, is_over, run_of},
     operator::{Answer, Failure, Operator, reference},
-    phases::{Asked, Which, commit_failure},
-    shards::standing,
+    phases::{Asked, Which},
     store::{Stored, is_deleting, owner_of, uid_of},
     world::World,
 };
@@ -159,11 +158,7 @@ impl Operator {
         } else {
             self.set_starts(&uid, Default::default());
         }
-        let commit = task.status.as_ref().and_then(|status| status.commit.as_ref());
-        let commit = match commit.and_then(|commit| commit.result.clone()) {
-            Some(result) => Commit::Done(result),
-            None => commit_failure(task, self.clock(world)).map_or(Commit::Open, Commit::Failed),
-        };
+        let commit = Commit::of(task, self.clock(world));
         let NodeEnd { needs, rolled, wrote } = self.node_pass(world, task, place, Some(commit))?;
         if needs == Needs::Commit && !wrote {
             // A pause does not hold it back: nothing is collected any more.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use collect_api::{Attempt, CollectShard, CollectTask, DesiredState, Phase};
-use collect_core::{retry, rollup::roll_up, tree::PlanTree};
+use collect_core::{halt::standing, retry, rollup::roll_up, tree::PlanTree};
 use kube::ResourceExt;
 use serde_json::to_value;
 
@@ -13,7 +13,6 @@ use crate::{
     operator::Operator,
     schema::{Schemas, misfit},
     setup::ROOT,
-    shards::standing,
     store::uid_of,
     world::World,
 };

@@ -8,9 +8,10 @@ use collect_api::{
 use collect_core::{
     attempts::Entries,
     conditions::At,
-    halt::{self, Halt},
+    halt::standing,
     ledger::{self, Seen, Step},
-    resolve::{RetryPolicy, TimeLimits, strictest},
+    observed::Signs,
+    resolve::{RetryPolicy, TimeLimits},
     retry,
     rollup::{self, Above},
     shard as core,
@@ -19,7 +20,7 @@ use kube::{Resource, ResourceExt};
 
 use crate::{
     cluster::Work,
-    jobs::{NewJob, Place, Signs},
+    jobs::{NewJob, Place},
     operator::{Answer, Operator, reference},
     sink::SliceId,
     store::{is_deleting, owner_of, uid_of},
@@ -38,17 +39,6 @@ pub struct Observed {
 /// Records that the plan expects of a shard.
 pub fn expected(shard: &CollectShard) -> Option<i64> {
     shard.spec.slice.items.iter().map(|item| item.records).sum()
-}
-
-/// What shall become of the work below the first task of a line that ends at the root, and why it is stopped, if it is.
-pub fn standing(line: &[Arc<CollectTask>]) -> (Above, Option<Halt>) {
-    let asked = strictest(line.iter().map(|task| task.spec.desired_state));
-    let halt = line.last().and_then(|root| halt::halt(root));
-    let token = line
-        .iter()
-        .rev()
-        .fold(None::<String>, |above, task| retry::token(above.as_deref(), task.metadata.annotations.as_ref()));
-    (Above { desired: halt::desired(asked, halt.as_ref()), token }, halt)
 }
 
 impl Operator {
@@ -125,12 +115,7 @@ impl Operator {
         status: &CollectShardStatus,
         at: At,
     ) -> Answer<()> {
-        let signs = Signs {
-            progress: status.progress.as_ref(),
-            checkpoint: status.checkpoint.as_ref().map(|checkpoint| checkpoint.seq),
-            expected: true,
-        };
-        let (worker, watched) = self.see(world, place, &status.attempts, signs);
+        let (worker, watched) = self.see(world, place, &status.attempts, Some(Signs::of_shard(status)));
         let me = self.me.clone();
         let entries = Entries::of_shard(status);
         let mut view = Seen {

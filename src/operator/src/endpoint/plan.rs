@@ -34,7 +34,7 @@ pub async fn chunk(
         )));
     }
     // Not live as far as this replica knows: its view may be late, so the planner asks again.
-    let Some(task) = live_task(ctx, &caller, chunk.attempt) else {
+    let Some(task) = live_task(ctx, &caller, chunk.attempt).await? else {
         return Err(Refusal::Forbidden("this attempt is not the live planner of the run"));
     };
     let (name, uid) = (task.name_any(), task.uid().unwrap_or_default());

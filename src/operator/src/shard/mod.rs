@@ -11,8 +11,9 @@ use collect_core::{
     conditions::At,
     job::{JobFor, Runs},
     ledger::{self, Ended, Seen, Step},
+    observed::Signs,
     rollup, shard as core,
-    task::Told,
+    tell::Told,
 };
 use kube::{ResourceExt, runtime::controller::Action};
 use tracing::info;
@@ -70,12 +71,7 @@ async fn pass(
     status: &CollectShardStatus,
 ) -> Result<Action, Error> {
     let at = At { generation: shard.metadata.generation, now: clock::now() };
-    let signs = worker::Signs {
-        progress: status.progress.as_ref(),
-        checkpoint: status.checkpoint.as_ref().map(|checkpoint| checkpoint.seq),
-        expected: true,
-    };
-    let (worker_seen, watched) = worker::see(ctx, place, &status.attempts, signs);
+    let (worker_seen, watched) = worker::see(ctx, place, &status.attempts, Some(Signs::of_shard(status)));
     let mut view = Seen {
         me: &ctx.me,
         desired: seen.above.desired,

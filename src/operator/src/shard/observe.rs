@@ -4,16 +4,14 @@ use std::sync::Arc;
 
 use collect_api::{CollectShard, CollectTask, plan::PathStep};
 use collect_core::{
+    halt,
     resolve::{RetryPolicy, TimeLimits},
     retry,
     rollup::Above,
 };
 use kube::ResourceExt;
 
-use crate::{
-    context::Context,
-    task::observe::{ancestors, standing},
-};
+use crate::{context::Context, task::observe::ancestors};
 
 /// The tree above a shard.
 pub struct Observed {
@@ -40,7 +38,7 @@ pub fn observe(ctx: &Context, shard: &CollectShard) -> Option<Observed> {
     if !current || line.iter().any(|task| task.metadata.deletion_timestamp.is_some()) {
         return None;
     }
-    let (above, _) = standing(&line);
+    let (above, _) = halt::standing(&line);
     Some(Observed {
         path: task.spec.part_of.as_ref().map(|part_of| part_of.path.clone()).unwrap_or_default(),
         token: retry::token(above.token.as_deref(), shard.metadata.annotations.as_ref()),

@@ -9,7 +9,7 @@ mod root;
 use std::{sync::Arc, time::Duration};
 
 use collect_api::{CollectTask, CollectTaskStatus, Phase, condition::reason, labels};
-use collect_core::{conditions::At, halt, task as core};
+use collect_core::{conditions::At, halt, task as core, tell};
 use kube::{ResourceExt, runtime::controller::Action};
 
 use crate::{clock, context::Context, error::Error, watch::controller_of};
@@ -84,7 +84,7 @@ async fn child(ctx: &Context, task: &CollectTask) -> Result<Action, Error> {
     };
     let own = Arc::new(task.clone());
     let whole: Vec<_> = [own].into_iter().chain(line).collect();
-    let (above, halt) = observe::standing(&whole);
+    let (above, halt) = halt::standing(&whole);
     let place = node::Place { root: &root, plan: &plan, node, above, halt };
     node::pass(ctx, task, &place, None).await.map(|end| end.action)
 }
@@ -134,7 +134,7 @@ pub async fn write(ctx: &Context, task: &CollectTask, new: &CollectTaskStatus) -
         if old.phase != new.phase && new.phase.as_ref().is_some_and(Phase::is_terminal) {
             wake_dependents(ctx, task);
         }
-        for told in core::events(&old, new) {
+        for told in tell::events(&old, new) {
             ctx.tell(task, &told).await;
         }
     }

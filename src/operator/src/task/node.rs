@@ -4,18 +4,16 @@ use std::{collections::BTreeMap, time::Duration};
 
 use collect_api::{
     CollectShard, CollectTask, CollectTaskStatus, Phase, ValidationReport, ValidationReportSpec,
-    ValidationReportStatus,
-    condition::{RECONCILING, reason},
-    fold::Comparison,
-    shard::ShardPhase,
+    ValidationReportStatus, fold::Comparison,
 };
 use collect_core::{
     fold::{self, Finished},
     halt::{Halt, tolerated},
-    names, report as compare, resolve, retry,
+    names, redrive, report as compare, resolve, retry,
     rollup::{self, Above, Rolled, roll_up},
     straggler::stragglers,
     task::{self as core, Commit, Needs, Progress},
+    tell,
     tree::{Node, PlanTree},
 };
 use futures::{StreamExt, TryStreamExt, stream};
@@ -36,8 +34,6 @@ use crate::{
     write::Object,
 };
 
-/// Progress is written at most this often.
-const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 /// How long a child's report may take to come into view before it counts as deleted.
 const GONE_AFTER: Duration = Duration::from_secs(15);
 /// Deletes sent at once.
@@ -78,7 +74,7 @@ pub async fn pass(ctx: &Context, task: &CollectTask, place: &Place<'_>, commit: 
     let mut status = if old.run == Some(run) { old } else { core::begun(task, run, place.above.token.clone(), at.now) };
     if status.retried != place.above.token && !is_over {
         // What failed and was folded is taken out again; what is not folded takes itself up.
-        status = core::unfolded(&status);
+        status = redrive::unfolded(&status);
     }
     let folded = observe::folded(&status, &task.name_any())?;
     let children = observe::children(ctx, task, Some(place.plan), &folded);
@@ -120,7 +116,7 @@ pub async fn pass(ctx: &Context, task: &CollectTask, place: &Place<'_>, commit: 
                 report.status.as_ref().zip(comparison.as_ref()).is_some_and(|(r, c)| compare::tells_of(r, c))
             })
             .map(|report| report.name_any()),
-        waiting: waiting(&children),
+        waiting: rollup::waiting(&children.tasks, &children.shards),
         stragglers: stragglers(&children.shards, &nodes(ctx, &children), at.now),
         token: place.above.token.clone(),
     };
@@ -161,9 +157,9 @@ pub async fn rest(ctx: &Context, task: &CollectTask, above: &Above, plan: Option
         return Ok(false);
     }
     let below = rollup::redrives(status.folded.as_ref(), &children.tasks, &children.shards);
-    let Some(redrive) = core::is_to_be_redriven(status, below, above) else { return Ok(false) };
+    let Some(redrive) = redrive::is_to_be_redriven(status, below, above) else { return Ok(false) };
     info!(task = task.name_any(), ?redrive, "taken up again by a retry");
-    let new = core::redriven(status, redrive, above.token.clone(), at(task));
+    let new = redrive::redriven(status, redrive, above.token.clone(), at(task));
     write(ctx, task, &new).await.map(|written| written.is_some())
 }
 
@@ -217,47 +213,15 @@ fn fold_some(
         .map_err(|source| Error::Folded { task: place.node.name.clone(), source })
 }
 
-/// Writes a transition at once; progress at most once a second, and only when it moved by a percent or ten seconds passed.
-/// Gives back when to look again, and whether it was written.
+/// Writes a status if it is due. Gives back when to look again, and whether it was written.
 async fn settle(ctx: &Context, task: &CollectTask, new: &CollectTaskStatus) -> Result<(Action, bool), Error> {
     let old = task.status.clone().unwrap_or_default();
-    if *new == old {
-        return Ok((resync(), false));
-    }
+    let Some(every) = tell::write_after(&old, new) else { return Ok((resync(), false)) };
     let uid = task.uid().unwrap_or_default();
-    let moved = old.progress != new.progress
-        || old.folded != new.folded
-        || old.shards.as_ref().map(|s| s.succeeded) != new.shards.as_ref().map(|s| s.succeeded);
-    let every = match (core::is_transition(&old, new), moved) {
-        (true, _) => Duration::ZERO,
-        (false, true) => PROGRESS_EVERY,
-        (false, false) => PROGRESS_EVERY * 10,
-    };
     match ctx.progress_due(&uid, every) {
         Ok(()) => Ok((resync(), write(ctx, task, new).await?.is_some())),
         Err(left) => Ok((Action::requeue(left), false)),
     }
-}
-
-/// Why some of the work waits: the first shard that says so, here or below.
-fn waiting(children: &Children) -> Option<String> {
-    let shard = children.shards.iter().find_map(|shard| {
-        let status = shard.status.as_ref()?;
-        let waits = status.phase == Some(ShardPhase::Pending)
-            && status.attempts.last().is_some_and(collect_api::Attempt::is_live);
-        status.message.as_ref().filter(|_| waits).map(|message| format!("{} waits: {message}", shard.name_any()))
-    });
-    shard.or_else(|| {
-        children.tasks.iter().find_map(|task| {
-            let status = task.status.as_ref()?;
-            let message = status.message.as_ref().filter(|message| message.contains(" waits: "))?;
-            status
-                .conditions
-                .iter()
-                .any(|c| c.type_ == RECONCILING && c.reason == reason::RUNNING)
-                .then(|| message.clone())
-        })
-    })
 }
 
 /// Nodes of the workers that run, by name of their shard.
@@ -272,21 +236,12 @@ fn nodes(ctx: &Context, children: &Children) -> BTreeMap<String, String> {
 
 /// What a child contributes to the comparison: nothing if its report is not in view yet, `None` within if it has none.
 fn child_report(ctx: &Context, child: &CollectTask, run: i64) -> Option<Option<compare::ChildReport>> {
-    let status = child.status.as_ref()?;
-    // Who is cancelled or stopped ends without a report.
-    if status.report.is_none() && status.phase.as_ref().is_some_and(Phase::is_terminal) {
-        return Some(None);
-    }
-    let step = child.spec.part_of.as_ref().and_then(|part_of| part_of.path.last()).cloned()?;
-    let Some(report) = observe::report(ctx, child, run) else {
-        // Not in view yet, or deleted by somebody: then its status tells as much as it can.
-        let missing = ctx.watched_for(&child.uid().unwrap_or_default(), "its report", "is not there");
-        return (missing >= GONE_AFTER).then(|| Some(compare::retold(step, status)));
+    let report = observe::report(ctx, child, run);
+    let missing = match &report {
+        Some(_) => Duration::ZERO,
+        None => ctx.watched_for(&child.uid().unwrap_or_default(), "its report", "is not there"),
     };
-    let told = report.status.as_ref().and_then(|report| report.verdict.as_ref());
-    let is_current = observe::is_current(&report, status.redrives)
-        && status.report.as_ref().is_none_or(|report| Some(&report.verdict) == told);
-    is_current.then(|| report.status.clone()).flatten().map(|status| Some(compare::ChildReport { step, status }))
+    compare::of_task(child, report.as_deref(), missing >= GONE_AFTER)
 }
 
 /// What the task's slices and children add up to, those that are folded included; nothing while a child's report is not in view.
@@ -324,7 +279,7 @@ fn compare_all(
         found: found.clone(),
         failed_shards: rolled.shards.failed,
         tolerated: rolled.shards.failed <= tolerated(&place.root.spec, rolled.shards.total),
-        round: core::round(status, rolled.redrives),
+        round: redrive::round(status, rolled.redrives),
     };
     compare::compare(&input, clock::now())
 }

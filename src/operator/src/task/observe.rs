@@ -8,11 +8,7 @@ use collect_core::{
     attempts::backoff_left,
     depends::DependencySeen,
     fold::FoldedIndexes,
-    halt::{self, Halt},
     names,
-    resolve::strictest,
-    retry,
-    rollup::Above,
     tree::PlanTree,
 };
 use jiff::Timestamp;
@@ -46,17 +42,6 @@ pub fn ancestors(ctx: &Context, object: &impl ResourceExt) -> Option<Vec<Arc<Col
         owner = above?;
     }
     None
-}
-
-/// What shall become of the work below the first task of a line that ends at the root, and why it is stopped, if it is.
-pub fn standing(line: &[Arc<CollectTask>]) -> (Above, Option<Halt>) {
-    let asked = strictest(line.iter().map(|task| task.spec.desired_state));
-    let halt = line.last().and_then(|root| halt::halt(root));
-    let token = line
-        .iter()
-        .rev()
-        .fold(None::<String>, |above, task| retry::token(above.as_deref(), task.metadata.annotations.as_ref()));
-    (Above { desired: halt::desired(asked, halt.as_ref()), token }, halt)
 }
 
 /// The direct children of a task.
@@ -109,12 +94,6 @@ pub fn dependency(ctx: &Context, namespace: &str, name: &str) -> Option<Dependen
         phase: task.status.as_ref().and_then(|status| status.phase.clone()),
         depends_on: task.spec.depends_on.iter().map(|dependency| dependency.name.clone()).collect(),
     })
-}
-
-/// Whether a report is about this round of its task's run: how often a retry had taken up work again.
-pub fn is_current(report: &ValidationReport, redrives: Option<i32>) -> bool {
-    let rounds = report.status.as_ref().map(|status| status.rounds.as_slice()).unwrap_or_default();
-    rounds.last().is_some_and(|round| round.round == redrives.unwrap_or(0))
 }
 
 /// The report about a task's run, if it exists and belongs to the task.

@@ -18,9 +18,11 @@ use collect_core::{
     hooks::{self, HookKind},
     job::{JobFor, Runs},
     ledger::{self, Ended, Finish, Post, Seen, Step, Watched},
+    observed::Signs,
     resolve::{self, RetryPolicy, TimeLimits},
     rollup::Rolled,
-    task::{self as core, Told},
+    task as core,
+    tell::{self, Told},
     tree::PlanTree,
 };
 use kube::{ResourceExt, runtime::controller::Action};
@@ -31,7 +33,7 @@ use crate::{
     context::Context,
     error::Error,
     task::{at, observe, resync, root::delete_chunks, write},
-    worker::{self, Place, Signs},
+    worker::{self, Place},
 };
 
 /// Which of them.
@@ -62,6 +64,15 @@ impl Which {
             Which::Plan => Entries::of_plan(status.plan.as_ref()),
             Which::Commit(_) => Entries::of_commit(status.commit.as_ref()),
             Which::Hook(kind) => Entries::of_hook(kind.status(status.hooks.as_ref())),
+        }
+    }
+
+    /// What its worker last said. A hook says nothing; it has a short deadline instead.
+    fn signs(self, status: &CollectTaskStatus) -> Option<Signs> {
+        match self {
+            Which::Plan => Some(Signs::of_plan(status.plan.as_ref())),
+            Which::Commit(_) => Some(Signs::of_commit(status.commit.as_ref())),
+            Which::Hook(_) => None,
         }
     }
 
@@ -111,11 +122,11 @@ impl Which {
         }
     }
 
-    fn does(self) -> (&'static str, &'static str) {
+    fn does(self, status: &CollectTaskStatus) -> (&'static str, String) {
         match self {
-            Which::Plan => (reason::PLANNING, "the planner reads the levels and totals of the source"),
-            Which::Commit(_) => (reason::VALIDATING, "writing the run's file list"),
-            Which::Hook(_) => (reason::HOOK, "the beforeStart hook is carried out"),
+            Which::Plan => (reason::PLANNING, core::planning_message(status.plan.as_ref())),
+            Which::Commit(_) => (reason::VALIDATING, "writing the run's file list".into()),
+            Which::Hook(_) => (reason::HOOK, "the beforeStart hook is carried out".into()),
         }
     }
 }
@@ -198,15 +209,6 @@ impl Asked<'_> {
     }
 }
 
-/// Why the commit failed for good, if it has.
-pub fn commit_failure(task: &CollectTask) -> Option<String> {
-    let entries = Entries::of_commit(task.status.as_ref()?.commit.as_ref());
-    match ledger::decide(entries, &RetryPolicy::of(task.spec.retry.as_ref()), &Seen::nothing(), clock::now()) {
-        Step::Finish(Finish::Failed(why)) => Some(why),
-        _ => None,
-    }
-}
-
 /// A sealed plan whose chunks are gone is planned again and must give the same digest.
 pub async fn unseal(ctx: &Context, task: &CollectTask) -> Result<Action, Error> {
     let status = task.status.clone().unwrap_or_default();
@@ -230,7 +232,7 @@ async fn next(
     desired: DesiredState,
 ) -> Result<(Step, Watched), Error> {
     let (policy, entries) = (which.policy(task), which.entries(status));
-    let (worker, watched) = worker::see(ctx, place, entries.attempts, Signs::default());
+    let (worker, watched) = worker::see(ctx, place, entries.attempts, which.signs(status));
     let mut view = Seen {
         me: &ctx.me,
         desired,
@@ -258,11 +260,11 @@ async fn step(ctx: &Context, task: &CollectTask, run: i64, asked: &Asked<'_>, wh
     let place = Place { namespace: &namespace, owner: &name, owner_uid: &uid, work: which.word(), run };
     let (policy, entries) = (which.policy(task), which.entries(&status));
     let (step, watched) = next(ctx, task, &status, &place, which, asked.desired).await?;
-    let (why, message) = which.does();
+    let (why, message) = which.does(&status);
     match step {
         Step::Look => Ok(Action::requeue(Duration::from_secs(1))),
         Step::Authorise(n) => {
-            let mut new = which.waiting(&status, why, message, at);
+            let mut new = which.waiting(&status, why, &message, at);
             let (list, folded) = which.ledger(&mut new);
             attempts::authorise(list, folded, entries.forgiven, &policy, &ctx.me, at.now);
             if write(ctx, task, &new).await?.is_some() {
@@ -295,9 +297,9 @@ async fn step(ctx: &Context, task: &CollectTask, run: i64, asked: &Asked<'_>, wh
                 Some((reason, message)) => {
                     which.waiting(&status, reason, &format!("the {} Job waits: {message}", which.word()), at)
                 }
-                None => which.waiting(&status, why, message, at),
+                None => which.waiting(&status, why, &message, at),
             };
-            if core::is_transition(&status, &new) || status.message != new.message {
+            if tell::is_transition(&status, &new) || status.message != new.message {
                 write(ctx, task, &new).await?;
             }
             Ok(after.map_or_else(resync, Action::requeue))

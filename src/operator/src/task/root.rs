@@ -13,7 +13,8 @@ use collect_core::{
     hooks::{self, HookKind},
     names, resolve, retry,
     rollup::Above,
-    task::{self as core, Commit, Needs, Told},
+    task::{self as core, Commit, Needs},
+    tell::{self, Told},
     tree::{Node, PlanTree},
 };
 use futures::{StreamExt, stream};
@@ -45,7 +46,7 @@ const CREATES_AT_ONCE: usize = 16;
 pub async fn pass(ctx: &Context, task: &CollectTask) -> Result<Action, Error> {
     let wanted = task.spec.run_number();
     let own = Arc::new(task.clone());
-    let (above, halt) = observe::standing(std::slice::from_ref(&own));
+    let (above, halt) = halt::standing(std::slice::from_ref(&own));
     let run = match task.status.as_ref().and_then(|status| status.run) {
         None => {
             write(ctx, task, &core::begun(task, wanted, above.token, clock::now())).await?;
@@ -112,7 +113,7 @@ async fn start(ctx: &Context, task: &CollectTask, run: i64, asked: &Asked<'_>) -
                 true => core::stuck(&status, reason, &message, at(task)),
                 false => core::waiting(&status, Phase::Pending, reason, &message, at(task)),
             };
-            if core::is_transition(&status, &new) || status.message != new.message {
+            if tell::is_transition(&status, &new) || status.message != new.message {
                 write(ctx, task, &new).await?;
             }
             return Ok(Action::requeue(Duration::from_secs(15).mul_f64(clock::jitter())));
@@ -128,8 +129,9 @@ async fn start(ctx: &Context, task: &CollectTask, run: i64, asked: &Asked<'_>) -
 async fn over(ctx: &Context, task: &CollectTask, run: i64, above: &Above, asked: &Asked<'_>) -> Result<Action, Error> {
     let uid = task.uid().unwrap_or_default();
     let status = task.status.clone().unwrap_or_default();
-    // Only the plan tells which child tasks are folded. While it can't be read, nothing is decided by them.
-    let plan = match node::has_folded_tasks(&status) {
+    // Only the plan tells which child tasks are folded, and what there is to count where not all was collected. While it can't
+    // be read, nothing is decided by that.
+    let plan = match core::may_be_recounted(&status) || node::has_folded_tasks(&status) {
         true => match observe::plan(ctx, task).await {
             Ok(Some(plan)) => Some(plan),
             Ok(None) | Err(Error::Plan { .. }) => None,
@@ -137,7 +139,14 @@ async fn over(ctx: &Context, task: &CollectTask, run: i64, above: &Above, asked:
         },
         false => None,
     };
-    if node::rest(ctx, task, above, plan.as_deref()).await? {
+    let wrote = match plan.as_deref().and_then(|plan| plan.root().map(|node| (plan, node))) {
+        Some((plan, node)) => {
+            let place = node::Place { root: task, plan, node, above: above.clone(), halt: None };
+            node::pass(ctx, task, &place, None).await?.wrote
+        }
+        None => node::rest(ctx, task, above, None).await?,
+    };
+    if wrote {
         return Ok(Action::requeue(Duration::ZERO));
     }
     ctx.rest(&uid);
@@ -198,7 +207,7 @@ async fn run_tree(ctx: &Context, task: &CollectTask, place: &node::Place<'_>, ru
     let tree = Tree { ctx, root: task, plan: place.plan, seen: &seen, run };
     tree.start(&uid, admission.starts);
     let create = tree.create(&admission.tasks, &admission.shards);
-    let roll_up = node::pass(ctx, task, place, Some(commit_state(task)));
+    let roll_up = node::pass(ctx, task, place, Some(Commit::of(task, clock::now())));
     let status = task.status.clone().unwrap_or_default();
     let (conflict, end) = if status.conditions.iter().any(|condition| condition.reason == reason::NAME_CONFLICT) {
         // What it says must stand while it is so.
@@ -237,17 +246,6 @@ async fn run_tree(ctx: &Context, task: &CollectTask, place: &node::Place<'_>, ru
         Some(soon) => Action::requeue(soon.min(Duration::from_secs(60))),
         None => end.action,
     })
-}
-
-fn commit_state(task: &CollectTask) -> Commit {
-    let commit = task.status.as_ref().and_then(|status| status.commit.as_ref());
-    match commit.and_then(|commit| commit.result.clone()) {
-        Some(result) => Commit::Done(result),
-        None => match phase_jobs::commit_failure(task) {
-            Some(why) => Commit::Failed(why),
-            None => Commit::Open,
-        },
-    }
 }
 
 /// A name that is taken.
