@@ -5,6 +5,7 @@
 //! |-------------|-----|
 //! | [`cluster`] | one Kubernetes for each test binary, up on first use and down when the process ends |
 //! | [`space`]   | a namespace for each test; waiting; what to print when a test fails |
+//! | [`node`]    | a node of a test's own, to be lost for good |
 //! | [`operator`]| operators that can be started, killed and started again |
 //! | [`played`]  | collectors that the node plays, for tests of scale |
 //! | [`programs`]| the programs under test and the worker's image |
@@ -21,6 +22,7 @@ pub mod chaos;
 pub mod cluster;
 pub mod demo;
 pub mod http;
+pub mod node;
 pub mod operator;
 pub mod played;
 pub mod programs;

@@ -5,13 +5,15 @@ use std::collections::BTreeSet;
 
 use collect_api::{
     CollectShard, CollectTask, Outcome, Phase, ValidationReport,
-    condition::{COMPLETE, FAILED, STALLED, VERIFIED, reason},
+    condition::{COMPLETE, FAILED, HOOK_FAILED, STALLED, VERIFIED, reason},
     labels,
     report::Verdict,
     shard::ShardPhase,
 };
 use collect_e2e::{
-    Cluster, Node, Operator, Space, audit, programs, sink,
+    Cluster, Node, Operator, Space, audit,
+    node::OwnNode,
+    programs, sink,
     space::{condition, phase},
     tasks::{SOON, World},
 };
@@ -88,6 +90,14 @@ fn assert_phase(task: &CollectTask, expected: Phase) {
 fn assert_reason(task: &CollectTask, type_: &str, expected: &str) {
     let found = condition(task, type_).map(|condition| condition.reason.as_str());
     assert_eq!(found, Some(expected), "{}: {:?}", task.name_any(), task.status);
+}
+
+/// Sends a signal to the worker of a pod.
+fn signal_worker(pod_uid: &str, signal: Signal) {
+    for process in programs::worker_processes(pod_uid) {
+        let process = Pid::from_raw(process.cast_signed()).expect("a process id");
+        let _ = kill_process(process, signal);
+    }
 }
 
 async fn no_workers_left(space: &Space) {
@@ -259,27 +269,96 @@ async fn a_frozen_worker_is_replaced_and_can_do_no_harm_when_it_wakes() {
     let pods = space.until_all::<Pod>("a worker runs", SOON, |pods| pods.iter().any(|pod| collects(&pod))).await;
     let pod = pods.iter().find(collects).expect("one runs").clone();
     let uid = pod.uid().unwrap();
-    let frozen: Vec<_> = programs::worker_processes(&uid);
-    let signal = |signal| {
-        for pid in &frozen {
-            let pid = Pid::from_raw(pid.cast_signed()).expect("a process id");
-            let _ = kill_process(pid, signal);
-        }
-    };
-    signal(Signal::STOP);
+    signal_worker(&uid, Signal::STOP);
     let shard = pod.labels()[labels::SHARD].clone();
     space
         .until::<CollectShard>(&shard, "its slice is committed by another attempt", SOON, |shard| {
             shard.status.as_ref().and_then(|status| status.phase.clone()) == Some(ShardPhase::Succeeded)
         })
         .await;
-    signal(Signal::CONT);
+    signal_worker(&uid, Signal::CONT);
     let shard = space.shards().get(&shard).await.unwrap();
     let ends: Vec<_> = shard.status.unwrap().attempts.iter().map(|attempt| attempt.reason.clone()).collect();
     assert!(ends.contains(&Some(reason::HEARTBEAT_LOST.into())), "{ends:?}");
     assert_phase(&space.until_over("villages", SOON).await, Phase::Succeeded);
     assert_exact(&space, &world, "villages").await;
     no_workers_left(&space).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_planner_is_replaced_and_its_plan_counts_for_nothing() {
+    let (space, world, _operators) = stage("frozenplan").await;
+    world.set_source(Options::faults([Effect::Delay { milliseconds: 2000 }.when(When::default())]));
+    let mut spec = world.villages("villages");
+    spec["stallTimeout"] = json!("5s");
+    space.create("villages", spec).await;
+    let heard = |task: &CollectTask| {
+        let plan = task.status.as_ref().and_then(|status| status.plan.clone()).unwrap_or_default();
+        plan.heartbeat.is_some() && task.status.as_ref().is_some_and(|status| status.phase == Some(Phase::Planning))
+    };
+    let task = space.until::<CollectTask>("villages", "the planner gives a sign of life", SOON, heard).await;
+    let message = task.status.and_then(|status| status.message).unwrap_or_default();
+    assert!(message.contains("requests so far"), "{message}");
+    let pods = space.all::<Pod>().await;
+    let planner = pods.iter().find(|pod| pod.labels().get(labels::WORK).is_some_and(|work| work == "plan"));
+    let uid = planner.and_then(ResourceExt::uid).expect("the planner has a pod");
+    signal_worker(&uid, Signal::STOP);
+    world.set_source(Options::default());
+    let first = |task: &CollectTask| task.status.as_ref()?.plan.as_ref()?.attempts.first().cloned();
+    let replaced = |task: &CollectTask| first(task).is_some_and(|first| first.outcome.is_some());
+    let task = space.until::<CollectTask>("villages", "another planner takes its place", SOON, replaced).await;
+    signal_worker(&uid, Signal::CONT);
+    let lost = first(&task).unwrap();
+    assert_eq!((lost.outcome, lost.reason.as_deref()), (Some(Outcome::Stalled), Some(reason::HEARTBEAT_LOST)));
+    let task = space.until_over("villages", SOON).await;
+    assert_phase(&task, Phase::Succeeded);
+    assert_eq!(task.status.unwrap().plan.unwrap().sealed, Some(2));
+    assert_exact(&space, &world, "villages").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_never_comes_back_costs_time_and_no_record() {
+    let (space, world, _operators) = stage("lostnode").await;
+    world.set_source(Options::faults([slow(700)]));
+    let mut lost = OwnNode::start(&space, "lost").await;
+    let mut spec = one_shard_each(&world, "villages");
+    spec["stallTimeout"] = json!("5s");
+    spec["parallelism"] = json!(4);
+    spec["worker"] = OwnNode::placement(&space);
+    space.create("villages", spec).await;
+    let collects = |pod: &Pod| {
+        pod.labels().get(labels::WORK).is_some_and(|work| work == "collect")
+            && pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Running"))
+    };
+    let running =
+        |pods: &[Pod]| pods.iter().filter(|pod| collects(pod)).filter_map(ResourceExt::uid).collect::<Vec<_>>();
+    let pods = space.until_all::<Pod>("four workers run", SOON, |pods| running(pods).len() >= 4).await;
+    let workers = running(&pods);
+    // Two die with their node, the others are zombies: nobody can stop them, and their end is never told.
+    lost.lose(&workers[..2], &workers[2..]).await;
+    let next = OwnNode::start(&space, "next").await;
+    let task = space.until_over("villages", SOON).await;
+    assert_phase(&task, Phase::Succeeded);
+    let attempts: Vec<_> = space
+        .all::<CollectShard>()
+        .await
+        .into_iter()
+        .flat_map(|shard| shard.status.unwrap_or_default().attempts)
+        .collect();
+    let left_behind = attempts.iter().filter(|attempt| attempt.reason.as_deref() == Some(reason::HEARTBEAT_LOST));
+    assert!((2..=4).contains(&left_behind.count()), "those of the lost node are replaced: {attempts:?}");
+    let on_next = attempts.iter().filter(|attempt| attempt.node.as_ref() == Some(&next.name));
+    assert!(on_next.count() > 4, "the rest is collected on the other node: {attempts:?}");
+    assert_exact(&space, &world, "villages").await;
+
+    // Deletion waits for nobody: only the pods of the lost node stay, until the cluster forgets it.
+    space.delete("villages").await;
+    space.until_all::<CollectTask>("no task is left", SOON, <[_]>::is_empty).await;
+    space.until_all::<CollectShard>("no shard is left", SOON, <[_]>::is_empty).await;
+    space
+        .until_all::<Pod>("only pods of the lost node are left", SOON, |pods| pods.iter().all(|pod| lost.has(pod)))
+        .await;
+    lost.forget().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -457,6 +536,65 @@ async fn each_hook_is_called_once_at_its_moment() {
     let task = space.until_over("unready", SOON).await;
     assert_phase(&task, Phase::Failed);
     assert_reason(&task, FAILED, reason::HOOK_FAILED);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hook_can_be_a_container_of_ones_own() {
+    let (space, world, _operators) = stage("hookjobs").await;
+    space.secret("warehouse", &[("password", "swordfish")]).await;
+    // Not below /tmp, which is another folder in the container.
+    let notes = tempfile::tempdir_in("/var/tmp").expect("a folder for what the hooks note");
+    let note = |name: &str| notes.path().join(name);
+    // Exits with 1 the first time it is called, and writes what it was told the second time.
+    let shell = |name: &str, then: &str| {
+        let file = note(name).display().to_string();
+        let script = format!("echo \"$COLLECT_HOOK $COLLECT_PHASE $COLLECT_TASK $COLLECT_RUN\" >> {file}; {then}");
+        let image = space.cluster.worker_image();
+        json!({
+            "maxAttempts": 3,
+            "run": {"job": {
+                "image": image,
+                "command": ["/bin/sh", "-c", script],
+                "args": ["sh", "/var/run/collect/secrets/warehouse/password"],
+                "env": {"GREETING": "hello"},
+                "secretRef": {"name": "warehouse"},
+            }},
+        })
+    };
+    let twice = format!("[ \"$(wc -l < {})\" -gt 1 ]", note("before").display());
+    let keeps = format!(
+        "printf '%s\\n%s\\n%s\\n' \"$COLLECT_EVENT\" \"$(cat \"$1\")\" \"$GREETING\" > {}",
+        note("event").display()
+    );
+    let mut spec = world.villages("villages");
+    spec["hooks"] = json!({"beforeStart": shell("before", &twice), "afterSuccess": shell("success", &keeps)});
+    space.create("villages", spec).await;
+    let ended = |task: &CollectTask| {
+        let hooks = task.status.as_ref().and_then(|status| status.hooks.clone()).unwrap_or_default();
+        [hooks.after_success, hooks.after_failure].into_iter().flatten().any(|hook| hook.succeeded.is_some())
+    };
+    let task = space.until::<CollectTask>("villages", "the last hook has ended", SOON, ended).await;
+    assert_phase(&task, Phase::Succeeded);
+    let hooks = task.status.unwrap().hooks.unwrap();
+    let before: Vec<_> = hooks.before_start.unwrap().attempts.into_iter().map(|attempt| attempt.outcome).collect();
+    assert_eq!(before, [Some(Outcome::Crashed), Some(Outcome::Succeeded)], "another exit code is tried again");
+    assert_eq!(hooks.after_success.unwrap().succeeded, Some(true));
+    let read = |name: &str| std::fs::read_to_string(note(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    assert_eq!(read("success"), "afterSuccess Succeeded villages 1\n");
+    let told = read("event");
+    let lines: Vec<_> = told.lines().collect();
+    let event: Value = serde_json::from_str(lines[0]).expect("COLLECT_EVENT is JSON");
+    assert_eq!(event["records"], json!(world.codes("villages").len()), "{event}");
+    assert_eq!(lines[1..], ["swordfish", "hello"]);
+
+    let mut spec = world.villages("broken");
+    spec["source"]["http"]["path"] = json!("/nowhere/{{ district }}");
+    spec["hooks"] = json!({"afterFailure": shell("failure", "exit 11")});
+    space.create("broken", spec).await;
+    let task = space.until::<CollectTask>("broken", "the last hook has ended", SOON, ended).await;
+    assert_phase(&task, Phase::Failed);
+    assert_eq!(read("failure"), "afterFailure Failed broken 1\n", "exit code 11 is not tried again");
+    assert_reason(&task, HOOK_FAILED, reason::HOOK_FAILED);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

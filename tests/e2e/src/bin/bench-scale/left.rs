@@ -1,4 +1,4 @@
-//! What a deleted tree leaves behind.
+//! What a tree is made of, and what it leaves behind when it is deleted.
 
 use std::{collections::HashSet, fmt::Debug, time::Duration};
 
@@ -11,6 +11,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Resource, ResourceExt,
+    api::ListParams,
     core::{NamespaceResourceScope, PartialObjectMeta},
     runtime::{
         WatchStreamExt,
@@ -19,21 +20,41 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 
+/// ConfigMaps that are not the tree's.
+const KEPT: [&str; 2] = ["kube-root-ca.crt", collect_e2e::played::SCENARIOS];
+
+/// How many objects a tree is made of.
+pub async fn count(space: &Space) -> usize {
+    async fn of<K>(space: &Space) -> usize
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    {
+        let api: Api<K> = space.api();
+        let all = api.list_metadata(&ListParams::default()).await.expect("they can be listed");
+        all.items.iter().filter(|object| !KEPT.contains(&object.name_any().as_str())).count()
+    }
+    let tasks = of::<CollectTask>(space).await + of::<ValidationReport>(space).await;
+    tasks
+        + of::<CollectShard>(space).await
+        + of::<Job>(space).await
+        + of::<Pod>(space).await
+        + of::<ConfigMap>(space).await
+}
+
 /// Waits until everything of a tree is gone, or nothing more goes for `patience`; gives back what is left, by kind.
 pub async fn until_gone(space: &Space, patience: Duration) -> Vec<(String, usize)> {
-    let nothing_is_kept: &[&str] = &[];
     let left = [
-        of::<CollectTask>(space, nothing_is_kept, patience).await,
-        of::<CollectShard>(space, nothing_is_kept, patience).await,
-        of::<ValidationReport>(space, nothing_is_kept, patience).await,
-        of::<Job>(space, nothing_is_kept, patience).await,
-        of::<Pod>(space, nothing_is_kept, patience).await,
-        of::<ConfigMap>(space, &["kube-root-ca.crt", collect_e2e::played::SCENARIOS], patience).await,
+        of::<CollectTask>(space, patience).await,
+        of::<CollectShard>(space, patience).await,
+        of::<ValidationReport>(space, patience).await,
+        of::<Job>(space, patience).await,
+        of::<Pod>(space, patience).await,
+        of::<ConfigMap>(space, patience).await,
     ];
     left.into_iter().filter(|(_, count)| *count > 0).collect()
 }
 
-async fn of<K>(space: &Space, kept: &[&str], patience: Duration) -> (String, usize)
+async fn of<K>(space: &Space, patience: Duration) -> (String, usize)
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
@@ -47,7 +68,7 @@ where
                 continue;
             }
             Ok(Some(Ok(Event::Apply(object) | Event::InitApply(object)))) => {
-                if !kept.contains(&object.name_any().as_str()) {
+                if !KEPT.contains(&object.name_any().as_str()) {
                     left.insert(object.name_any());
                 }
                 continue;

@@ -8,7 +8,8 @@
 //! commit would rightly refuse. For the operator a played Job is a Job.
 //!
 //! The peer runs in the same cluster right after the tree is deleted, the operator stopped: raw Jobs from a copy of the
-//! operator's own Job, same pod, same scenario, and as many at once as the task's parallelism allows.
+//! operator's own Job, same pod, same scenario, and as many at once as the task's parallelism allows; and once more such that
+//! Kubernetes deletes when they have ended.
 //!
 //! Figures that depend on the machine's time are worth what the machine was: the share of other processes is printed.
 //! The exit code is 1 if a target is missed.
@@ -59,8 +60,10 @@ const PATIENCE: Duration = Duration::from_secs(180);
 struct Size {
     shards: usize,
     parallelism: usize,
-    /// Finished shards that stay.
+    /// Finished shards of a task that stay.
     history: usize,
+    /// Tasks between the root and the shards; with 1 there are none.
+    branches: usize,
 }
 
 impl Size {
@@ -76,6 +79,7 @@ impl Size {
             shards: number("SHARDS", 20_000, 100_000),
             parallelism: number("PARALLELISM", 300, 1_000),
             history: number("HISTORY", 100, 1_000),
+            branches: number("BRANCHES", 1, 100),
         }
     }
 
@@ -86,7 +90,9 @@ impl Size {
 }
 
 fn main() -> ExitCode {
-    let size = Size::of_environment();
+    let mut size = Size::of_environment();
+    // As many in each branch.
+    size.shards = size.shards.next_multiple_of(size.branches);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let table = runtime.expect("a runtime").block_on(bench(size));
     if table.print() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -97,7 +103,8 @@ async fn bench(size: Size) -> Table {
         Cluster::shared("bench-scale", Node::Process).expect("a process node needs nothing that could be missing");
     let space = Space::new(cluster, "bench").await;
     played::collectors(&space, COLLECTING, RECORDS, size.shards).await;
-    let registry = Registry::synthetic(Synthetic { values: size.shards, records: RECORDS as usize, bytes: 0 });
+    let registry =
+        Registry::synthetic(Synthetic { values: size.shards / size.branches, records: RECORDS as usize, bytes: 0 });
     let world = World::new(&space, registry).await;
     let mut operator = Operator::new(&space, "bench").await;
     operator.log_as_shipped();
@@ -128,11 +135,16 @@ struct Bench<'a> {
 impl Bench<'_> {
     /// Runs the task to its end and deletes it; gives back a Job of it, and what raw ones are to be compared with.
     async fn run(&mut self, world: &World) -> (Job, Pace) {
-        let Size { shards, parallelism, history } = self.size;
+        let Size { shards, parallelism, history, branches } = self.size;
         let user = Operator::user(self.space);
         let mut spec = world.groups(ROOT);
         spec["parallelism"] = json!(parallelism);
         spec["history"] = json!(history);
+        if branches > 1 {
+            let values: Vec<_> = (1..=branches).map(|branch| branch.to_string()).collect();
+            let levels = spec["decompose"]["levels"].as_array_mut().expect("it has levels");
+            levels.insert(0, json!({"name": "branch", "values": values}));
+        }
         let watcher = Watcher::start(self.space, ROOT).await;
         let (idle, _) = self.operator.memory_kib();
         let usage_before = Usage::now(self.cluster, &self.operator);
@@ -154,7 +166,8 @@ impl Bench<'_> {
         let quiet = Writes::between(self.cluster, &user, settled, settled_end);
         let (at_rest, _) = self.operator.memory_kib();
 
-        say("deleting the tree");
+        let objects = left::count(self.space).await;
+        say(&format!("deleting the tree of {objects} objects"));
         let deleted = Instant::now();
         self.space.delete(ROOT).await;
         let left = left::until_gone(self.space, PATIENCE.min(Duration::from_secs(60))).await;
@@ -177,7 +190,10 @@ impl Bench<'_> {
         let since = |at: Option<Instant>| at.map_or(f64::NAN, |at| at.duration_since(applied).as_secs_f64());
 
         let table = &mut self.table;
-        table.heading(&format!("Collect Operator: {shards} shards, {parallelism} at once, pods that {COLLECTING}"));
+        let tasks = if branches > 1 { format!(" of {branches} tasks") } else { String::new() };
+        table.heading(&format!(
+            "Collect Operator: {shards} shards{tasks}, {parallelism} at once, pods that {COLLECTING}"
+        ));
         table.judged("memory of the operator, at most", memory as f64 / 1024.0, "MiB", Target::AtMost(200.0));
         table.figure("  idle before, at rest after the end", format!("{}, {} MiB", idle / 1024, at_rest / 1024));
         table.figure("CPU of the operator, to the end of the root", format!("{:.1} s", usage.of("operator")));
@@ -202,6 +218,7 @@ impl Bench<'_> {
         table.figure("attempts repeated, shards failed", format!("{}, {}", seen.repeated(), seen.failed));
         table.figure("quiet after the end of the root", format!("{:.1} s", quiet_after.as_secs_f64()));
         table.judged("writes in 30 s once settled", quiet.operator() as f64, "", Target::AtMost(0.0));
+        table.figure("objects at rest, before the delete", objects);
         let objects: usize = left.iter().map(|(_, count)| count).sum();
         table.judged("objects left after delete", objects as f64, "", Target::AtMost(0.0));
         for (kind, count) in &left {
@@ -220,16 +237,14 @@ impl Bench<'_> {
         (template, Pace { rate, cpu: usage.of_all() / shards as f64 })
     }
 
-    /// Runs raw Jobs and compares.
+    /// Runs raw Jobs and compares: such as are left lying, and such as are cleaned up as soon as they have ended, which is what
+    /// the operator does with its own.
     async fn raw(&mut self, template: &Job, ours: Pace) {
         let count = self.size.shards.min(RAW_JOBS);
-        say(&format!("{count} raw Jobs, {} at once", self.size.parallelism));
-        let space = Space::new(self.cluster, "raw").await;
-        played::collectors(&space, COLLECTING, RECORDS, self.size.shards).await;
-        let before = Usage::now(self.cluster, &self.operator);
-        let took = peer::run(&space, template, count, self.size.parallelism, PATIENCE).await;
-        let usage = Usage::now(self.cluster, &self.operator).since(&before);
-        let raw = Pace { rate: count as f64 / took.as_secs_f64(), cpu: usage.of_all() / count as f64 };
+        let (raw, usage) = self.peer("raw", template, count).await;
+        let mut cleaned = template.clone();
+        cleaned.spec.as_mut().expect("a Job has a spec").ttl_seconds_after_finished = Some(0);
+        let (tidy, tidy_usage) = self.peer("tidy", &cleaned, count).await;
 
         let table = &mut self.table;
         table.heading(&format!("Peer: {count} raw Jobs, {} at once, the same pods", self.size.parallelism));
@@ -239,9 +254,25 @@ impl Bench<'_> {
         table.judged("shards a second / raw Jobs a second", ours.rate / raw.rate, "", target);
         // What the ratio of rates comes to where only the machine's time bounds them, whatever else the machine did meanwhile.
         table.figure("CPU of a raw Job / CPU of a shard, all parts", format!("{:.2}", raw.cpu / ours.cpu));
+        table.heading(&format!("Peer: {count} raw Jobs that are deleted when they have ended, as the operator's are"));
+        table.figure("Jobs a second, first create to last end", format!("{:.1}", tidy.rate));
+        time(table, &tidy_usage, count);
+        table.figure("shards a second / such Jobs a second", format!("{:.2}", ours.rate / tidy.rate));
+        table.figure("CPU of such a Job / CPU of a shard, all parts", format!("{:.2}", tidy.cpu / ours.cpu));
         for component in ["kube-controller-manager", "kube-scheduler"] {
-            table.heading(&format!("Both with {component} {}", usage::limits(self.cluster, component)));
+            table.heading(&format!("All with {component} {}", usage::limits(self.cluster, component)));
         }
+    }
+
+    /// Runs Jobs of a template in a namespace of their own.
+    async fn peer(&self, name: &str, template: &Job, count: usize) -> (Pace, Usage) {
+        say(&format!("{count} {name} Jobs, {} at once", self.size.parallelism));
+        let space = Space::new(self.cluster, name).await;
+        played::collectors(&space, COLLECTING, RECORDS, self.size.shards).await;
+        let before = Usage::now(self.cluster, &self.operator);
+        let took = peer::run(&space, template, count, self.size.parallelism, PATIENCE).await;
+        let usage = Usage::now(self.cluster, &self.operator).since(&before);
+        (Pace { rate: count as f64 / took.as_secs_f64(), cpu: usage.of_all() / count as f64 }, usage)
     }
 }
 
