@@ -26,7 +26,7 @@ use crate::{
 pub const SCENARIOS: &[(&str, &str)] = &[
     // An empty namespace.
     ("empty", "tests/e2e/tests/docs.rs"),
-    // For each page a namespace with the task `stations`, which has succeeded, and `readings`, which depends on it.
+    // For each page a namespace with the task `stations`, which has succeeded; and `readings`, which depends on it, if it is named.
     ("stations", "tests/e2e/tests/docs.rs"),
     // For each page a namespace with the tree `villages`, which has succeeded.
     ("villages", "tests/e2e/tests/docs.rs"),
