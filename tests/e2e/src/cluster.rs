@@ -92,7 +92,9 @@ impl Cluster {
         }
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let state = state(name);
-        let companion = companion(name, if node == Node::Real { "real-node" } else { name }, &state);
+        let lock = if node == Node::Real { "real-node" } else { name };
+        let lock = std::env::temp_dir().join(format!("collect-e2e-{lock}.lock"));
+        let companion = companion(name, &lock, &state);
         let mut up = launcher();
         up.args(["up", "--name", name, "--node", node.as_str()]);
         if node == Node::Process {
@@ -111,6 +113,7 @@ impl Cluster {
             String::from_utf8_lossy(&output.stderr)
         );
         let cluster = Self { name, state, image: OnceLock::new(), _companion: companion };
+        rights::expect(&cluster, &lock);
         // On a real node everything is installed as its user does it: by helm.
         if node != Node::Real {
             cluster.install_crds();
@@ -205,17 +208,16 @@ pub async fn client_of(kubeconfig: &Path) -> Client {
 
 /// Starts the companion and waits until it holds the lock, which it keeps until the cluster is down. Before that it leaves the
 /// record of the operators' rights, if one is wanted.
-fn companion(name: &str, lock: &str, state: &Path) -> Child {
+fn companion(name: &str, lock: &Path, state: &Path) -> Child {
     const THEN: &str = r#"exec 9>"$1"; flock 9; echo held; cat >/dev/null"#;
     const LEAVE: &str = r#"; "$4" "$5" "$3" "$6""#;
     const DOWN: &str = r#"; exec "$2" down --name "$3" >/dev/null"#;
-    let lock = std::env::temp_dir().join(format!("collect-e2e-{lock}.lock"));
     let record = std::env::var_os(rights::RECORD);
     let leave = if record.is_some() { LEAVE } else { "" };
     let down = if std::env::var_os("COLLECT_E2E_KEEP").is_some() { "" } else { DOWN };
     let mut companion = Command::new("sh")
         .args(["-c", &format!("{THEN}{leave}{down}"), "companion"])
-        .arg(&lock)
+        .arg(lock)
         .arg(launcher().get_program())
         .arg(name)
         .arg(programs::beside("rights"))
@@ -230,7 +232,6 @@ fn companion(name: &str, lock: &str, state: &Path) -> Child {
     let stdout = companion.stdout.take().expect("it is piped");
     BufReader::new(stdout).read_line(&mut line).expect("the companion answers");
     assert_eq!(line.trim(), "held", "the companion of cluster {name} holds its lock");
-    rights::expect(name, &lock);
     companion
 }
 
