@@ -8,7 +8,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/collect-operator
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$cache/target}
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+# Where each test cluster leaves what its operators asked for.
+COLLECT_E2E_RIGHTS=$(mktemp -d)
+export COLLECT_E2E_RIGHTS
+trap 'rm -rf "$log" "$COLLECT_E2E_RIGHTS"' EXIT
 times=() broken=0
 
 # stage NAME COMMAND...: shows the output as it comes, and keeps it to count.
@@ -49,6 +52,9 @@ rust_tests() {
   return "$status"
 }
 
+# What the operators of all these clusters asked for, against what the chart grants.
+rights() { cargo test --workspace --locked --test rights; }
+
 # Sums cargo's `test result:` lines, go's verdicts and our own SKIPPED lines; a stage that broke without a failed test counts as one.
 summary() {
   awk -v broken="$broken" '
@@ -69,6 +75,7 @@ main() {
   stage "tests of the test cluster and image writer" go_tests
   stage "images" images
   stage "unit, property, API and end-to-end tests" rust_tests
+  stage "rights granted are rights used" rights
   echo "== summary"
   printf '%s\n' "${times[@]}"
   grep -E '^(SKIPPED|FIGURE) ' "$log" || true

@@ -46,9 +46,6 @@ func wrongCommands(all []page, repository repository) []string {
 	var problems []string
 	for _, p := range all {
 		for _, b := range p.blocks() {
-			if b.kind() == "illustrative" {
-				continue
-			}
 			for _, command := range commandsOf(b) {
 				for _, part := range pipeline(command.text) {
 					for _, problem := range repository.wrongCommand(part) {
@@ -198,7 +195,7 @@ func (r repository) wrongCommand(words []string) []string {
 	case slices.Contains(programs, name):
 		return nil
 	default:
-		return []string{fmt.Sprintf("%s is no command that is known here; if it is only meant as an example, mark the block `sh illustrative`", name)}
+		return []string{fmt.Sprintf("%s is no command that is known here; if readers have it, add it to `programs` in tests/docs/commands.go", name)}
 	}
 }
 

@@ -18,6 +18,7 @@ type world struct {
 	values     map[string]any
 	code       source
 	repository repository
+	scenarios  []string
 }
 
 func read(t *testing.T) world {
@@ -56,7 +57,9 @@ func read(t *testing.T) world {
 			repository.crates = append(repository.crates, string(match[1]))
 		}
 	}
-	return world{all, api, values, code, repository}
+	scenarios, err := scenarios(top)
+	must(err)
+	return world{all, api, values, code, repository, scenarios}
 }
 
 // checks are those that judge pages by their words, by name.
@@ -68,6 +71,7 @@ func (w world) checks() map[string]func([]page) []string {
 		"commands": func(all []page) []string { return wrongCommands(all, w.repository) },
 		"words":    func(all []page) []string { return unknownWords(all, w.code) },
 		"labels":   func(all []page) []string { return unknownLabels(all, w.code) },
+		"blocks":   func(all []page) []string { return unmarked(all, w.scenarios) },
 	}
 }
 
@@ -182,7 +186,6 @@ func TestFaultsAreFound(t *testing.T) {
 		{"commands", sh(`kubectl patch ct a --type=merge -p '{"spec":'`), "the patch"},
 		{"commands", sh("echo a | frobnicate"), "frobnicate"},
 		{"commands", sh("x=$(frobnicate)"), "frobnicate"},
-		{"commands", "```sh illustrative\nfrobnicate\n```", ""},
 		{"commands", sh("make docs-check SCALE=full"), ""},
 		{"commands", sh("make doc-check"), "no target doc-check"},
 		{"commands", "```\nmake doc-check\noutput of it\n```", "no target doc-check"},
@@ -193,6 +196,18 @@ func TestFaultsAreFound(t *testing.T) {
 		{"commands", sh("tests/cluster/clusters up"), "no tests/cluster/clusters"},
 		{"commands", sh("cargo run -p collect-cli -- preview"), "no crate collect-cli"},
 		{"commands", sh("cargo run -p collect-worker -- preview -f a --secret b"), "no flag --secret"},
+
+		{"blocks", "<!-- run: stations -->\n" + sh("kubectl get ct"), ""},
+		{"blocks", "A list:\n\n- item\n\n  <!-- illustrative: takes an hour -->\n  ```sh\n  make chaos\n  ```", ""},
+		{"blocks", "<!-- run: quickstart -->\n# A page\n\n" + sh("kubectl get ct") + "\n<!-- illustrative: takes an hour -->\n" + sh("make chaos"), ""},
+		{"blocks", yaml("a: b") + "\n```\na picture of helm charts\n```\n```text\nkubectl prints this\n```", ""},
+		{"blocks", sh("kubectl get ct"), "no test runs this block"},
+		{"blocks", "```console\n$ kubectl get ct\n```", "no test runs this block"},
+		{"blocks", "```\n$ make demo\n```", "no test runs this block"},
+		{"blocks", "# A page\n<!-- run: stations -->\n\n" + sh("kubectl get ct"), "no block behind it"},
+		{"blocks", "# A page\n<!-- run: station -->\n" + sh("kubectl get ct"), "no scenario station"},
+		{"blocks", "# A page\n<!-- illustrative: later -->\n" + sh("kubectl get ct"), "is no reason"},
+		{"blocks", "# A page\n<!-- run: stations -->\n" + yaml("a: b"), "nobody types"},
 
 		{"words", "`SinkOccupied`, `Running`", ""},
 		{"words", "`SinkOcupied`", "SinkOcupied"},

@@ -3,7 +3,7 @@
 //	go run . write    writes the API reference and the table of rights; `make docs`
 //	go test ./...     checks everything; `make docs-check`
 //
-// Pages are never run and no cluster is asked: the schemas, rules, templates and sources of this repository are what counts.
+// Nothing is run here (tests/e2e/tests/docs.rs does that) and no cluster is asked: the schemas, rules, templates and sources of this repository are what counts.
 package main
 
 import (

@@ -79,10 +79,7 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
   resources: [collecttasks, collectshards, validationreports]
   verbs: [get, list, watch, create, delete]
 - apiGroups: [collect.dev]
-  resources: [collecttasks/status, collectshards/status]
-  verbs: [get, patch]
-- apiGroups: [collect.dev]
-  resources: [validationreports/status]
+  resources: [collecttasks/status, collectshards/status, validationreports/status]
   verbs: [patch]
 # To be named as an owner that blocks deletion, where the API server asks for that right.
 - apiGroups: [collect.dev]

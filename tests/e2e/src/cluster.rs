@@ -25,7 +25,7 @@ use kube::{
 };
 use serde_json::Value;
 
-use crate::{programs, skip};
+use crate::{programs, rights, skip};
 
 /// What runs the pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +68,13 @@ pub fn repository() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }
 
+/// Where the launcher keeps the things of a cluster.
+fn state(name: &str) -> PathBuf {
+    let home = || PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".local/state");
+    let states = std::env::var_os("XDG_STATE_HOME").map_or_else(home, PathBuf::from);
+    states.join("collect-operator/clusters").join(name)
+}
+
 fn launcher() -> Command {
     Command::new(repository().join("tests/cluster/cluster"))
 }
@@ -84,7 +91,10 @@ impl Cluster {
             return None;
         }
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let companion = companion(name, if node == Node::Real { "real-node" } else { name });
+        let state = state(name);
+        let lock = if node == Node::Real { "real-node" } else { name };
+        let lock = std::env::temp_dir().join(format!("collect-e2e-{lock}.lock"));
+        let companion = companion(name, &lock, &state);
         let mut up = launcher();
         up.args(["up", "--name", name, "--node", node.as_str()]);
         if node == Node::Process {
@@ -102,14 +112,8 @@ impl Cluster {
             String::from_utf8_lossy(&output.stdout),
             String::from_utf8_lossy(&output.stderr)
         );
-        let state = std::env::var_os("XDG_STATE_HOME")
-            .map_or_else(
-                || PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".local/state"),
-                PathBuf::from,
-            )
-            .join("collect-operator/clusters")
-            .join(name);
         let cluster = Self { name, state, image: OnceLock::new(), _companion: companion };
+        rights::expect(&cluster, &lock);
         // On a real node everything is installed as its user does it: by helm.
         if node != Node::Real {
             cluster.install_crds();
@@ -202,16 +206,23 @@ pub async fn client_of(kubeconfig: &Path) -> Client {
     Client::try_from(config).expect("a client can be made of it")
 }
 
-/// Starts the companion and waits until it holds the lock, which it keeps until the cluster is down.
-fn companion(name: &str, lock: &str) -> Child {
-    let lock = std::env::temp_dir().join(format!("collect-e2e-{lock}.lock"));
-    let down =
-        if std::env::var_os("COLLECT_E2E_KEEP").is_some() { "" } else { "exec \"$2\" down --name \"$3\" >/dev/null" };
+/// Starts the companion and waits until it holds the lock, which it keeps until the cluster is down. Before that it leaves the
+/// record of the operators' rights, if one is wanted.
+fn companion(name: &str, lock: &Path, state: &Path) -> Child {
+    const THEN: &str = r#"exec 9>"$1"; flock 9; echo held; cat >/dev/null"#;
+    const LEAVE: &str = r#"; "$4" "$5" "$3" "$6""#;
+    const DOWN: &str = r#"; exec "$2" down --name "$3" >/dev/null"#;
+    let record = std::env::var_os(rights::RECORD);
+    let leave = if record.is_some() { LEAVE } else { "" };
+    let down = if std::env::var_os("COLLECT_E2E_KEEP").is_some() { "" } else { DOWN };
     let mut companion = Command::new("sh")
-        .args(["-c", &format!("exec 9>\"$1\"; flock 9; echo held; cat >/dev/null; {down}"), "companion"])
+        .args(["-c", &format!("{THEN}{leave}{down}"), "companion"])
         .arg(lock)
         .arg(launcher().get_program())
         .arg(name)
+        .arg(programs::beside("rights"))
+        .arg(record.unwrap_or_default())
+        .arg(state.join("audit.log"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .process_group(0)

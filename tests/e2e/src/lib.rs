@@ -10,6 +10,8 @@
 //! | [`played`]  | collectors that the node plays, for tests of scale |
 //! | [`programs`]| the programs under test and the worker's image |
 //! | [`audit`]   | who wrote what, from the API server's own log |
+//! | [`rights`]  | what the operators asked for, against what the chart grants |
+//! | [`docs`]    | the commands of the documentation |
 //! | [`sink`]    | what a reader finds: `_current.json`, the file list, the manifests, the records |
 //! | [`tasks`]   | CollectTasks for the sample source |
 //! | [`demo`]    | the demo on a real node |
@@ -21,11 +23,13 @@ pub mod audit;
 pub mod chaos;
 pub mod cluster;
 pub mod demo;
+pub mod docs;
 pub mod http;
 pub mod node;
 pub mod operator;
 pub mod played;
 pub mod programs;
+pub mod rights;
 pub mod sink;
 pub mod space;
 pub mod tasks;

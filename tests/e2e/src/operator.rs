@@ -193,7 +193,7 @@ fn log_tail(log: &PathBuf) -> String {
 }
 
 /// An address of this machine that nobody listens on.
-fn free_address() -> String {
+pub fn free_address() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
     listener.local_addr().expect("it has an address").to_string()
 }
@@ -210,7 +210,7 @@ async fn account(space: &Space) -> PathBuf {
         space
             .cluster
             .helm()
-            .args(["template", namespace])
+            .args(["template", ACCOUNT])
             .arg(chart)
             .args(["--namespace", namespace, "--set", &format!("watchNamespace={namespace},lease.enabled=false")])
             .args(["--set", &format!("rbac.aggregate=false,serviceAccount.name={ACCOUNT}")])

@@ -22,11 +22,20 @@ fn folder() -> &'static Path {
             .current_dir(repository())
             .args(["build", "--quiet", "-p", "collect-operator", "-p", "collect-worker", "--bins"])
             .args(if cfg!(debug_assertions) { None } else { Some("--release") }));
-        // …/debug/deps/lifecycle-0123 → …/debug, where other programs lie themselves
-        let test = std::env::current_exe().expect("a test knows its own path");
-        let folder = test.parent().expect("it lies in a target folder");
-        folder.parent().filter(|_| folder.ends_with("deps")).unwrap_or(folder).to_owned()
+        own_folder()
     })
+}
+
+/// …/debug/deps/lifecycle-0123 → …/debug, where other programs lie themselves
+fn own_folder() -> PathBuf {
+    let test = std::env::current_exe().expect("a test knows its own path");
+    let folder = test.parent().expect("it lies in a target folder");
+    folder.parent().filter(|_| folder.ends_with("deps")).unwrap_or(folder).to_owned()
+}
+
+/// A program of this very crate, which cargo builds for its tests.
+pub(crate) fn beside(name: &str) -> PathBuf {
+    own_folder().join(name)
 }
 
 fn program(name: &str) -> PathBuf {
@@ -47,25 +56,27 @@ pub fn worker() -> PathBuf {
 
 /// An OCI archive of the worker: its name and its file.
 pub fn worker_archive() -> (String, PathBuf) {
-    let name = "docker.io/local/collect-worker:e2e";
-    let archive = std::env::temp_dir().join(format!("collect-e2e-worker-{}.tar", std::process::id()));
+    archive("collect-worker", &worker())
+}
+
+/// An OCI archive of the operator: its name and its file.
+pub fn operator_archive() -> (String, PathBuf) {
+    archive("collect-operator", &operator())
+}
+
+/// An image `docker.io/local/NAME:e2e` that holds one program and runs it.
+fn archive(name: &str, program: &Path) -> (String, PathBuf) {
+    let image = format!("docker.io/local/{name}:e2e");
+    let archive = std::env::temp_dir().join(format!("collect-e2e-{name}-{}.tar", std::process::id()));
     run(Command::new("go")
         .current_dir(repository())
-        .args([
-            "run",
-            "./deploy/images/main.go",
-            "--name",
-            name,
-            "--entrypoint",
-            "/collect-worker",
-            "--user",
-            "65532:65532",
-        ])
+        .args(["run", "./deploy/images/main.go", "--user", "65532:65532", "--name", &image])
+        .args(["--entrypoint", &format!("/{name}")])
         .arg("--file")
-        .arg(format!("{}=/collect-worker", worker().display()))
+        .arg(format!("{}=/{name}", program.display()))
         .arg("--out")
         .arg(&archive));
-    (name.to_owned(), archive)
+    (image, archive)
 }
 
 /// Processes of workers that this machine runs for a pod, by the pod's uid.

@@ -131,6 +131,19 @@ async fn the_smallest_task_is_collected_and_says_how_to_verify_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_root_keeps_its_last_five_reports() {
+    let (space, world, _operator) = stage("reports").await;
+    space.create("provinces", world.provinces("provinces")).await;
+    for run in 1..=6 {
+        space.change("provinces", json!({"run": run})).await;
+        space.until_over("provinces", SOON).await;
+    }
+    let mut names: Vec<_> = space.all::<ValidationReport>().await.iter().map(ResourceExt::name_any).collect();
+    names.sort();
+    assert_eq!(names, ["provinces-r2", "provinces-r3", "provinces-r4", "provinces-r5", "provinces-r6"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tree_is_collected_compared_and_merged_at_each_parent() {
     let (space, world, operator) = stage("tree").await;
     space.create("villages", world.villages("villages")).await;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use collect_api::CollectTask;
-use collect_e2e::{Cluster, Node, cluster, demo, demo::NAMESPACE, figure, sink};
+use collect_e2e::{Cluster, Node, cluster, demo, demo::NAMESPACE, docs, figure, sink};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::{
     Api, ResourceExt,
@@ -68,6 +68,7 @@ async fn the_demo_collects_every_village_and_is_lean_and_goes_without_a_trace() 
     let worker = mebibytes(&text, "worker memory:");
     assert!(worker[0] > 1.0 && worker[0] <= 128.0, "worker: {worker:?} MiB");
 
+    figure("blocks of commands of the documentation on a real node", docs::on_the_demo(cluster).await);
     uninstall_in_the_middle(cluster, name).await;
 }
 
