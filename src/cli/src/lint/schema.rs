@@ -308,6 +308,72 @@ fn check_number(schema: &Value, number: Number, at: &Place, out: &mut Vec<Proble
     }
 }
 
+/// What the API server says once more, in other words, of the field that the scale subresource shows.
+pub fn check_scale(path: &str, object: &Value, root: &Place, out: &mut Vec<Problem>) {
+    let mut value = object;
+    let mut seen = String::new();
+    let mut at = root.clone();
+    let names: Vec<&str> = path.trim_start_matches('.').split('.').collect();
+    let wrong = |seen: &str, value: &Value, wanted: &str| {
+        let (shown, type_) = go_value(value);
+        format!("Invalid value: 0: {seen} accessor error: {shown} is of the type {type_}, expected {wanted}")
+    };
+    let mut message = None;
+    for name in names {
+        match value {
+            Value::Object(members) => match members.get(name) {
+                Some(inner) => value = inner,
+                None => return,
+            },
+            _ => {
+                message = Some(wrong(&seen, value, "map[string]interface{}"));
+                break;
+            }
+        }
+        seen.push_str(&format!(".{name}"));
+        at = at.child(name);
+    }
+    let message = message.or_else(|| match value {
+        Value::Number(number) => match Number::of(number) {
+            Number::Int(int) if int < 0 => Some(format!("Invalid value: {int}: should be a non-negative integer")),
+            Number::Int(int) if int > i64::from(i32::MAX) => {
+                Some(format!("Invalid value: {int}: should be less than or equal to {}", i32::MAX))
+            }
+            Number::Int(_) => None,
+            Number::Float(_) => Some(wrong(&seen, value, "int64")),
+        },
+        other => Some(wrong(&seen, other, "int64")),
+    });
+    out.extend(message.map(|message| Problem {
+        field: path.to_owned(),
+        pointer: at.pointer,
+        message,
+        kind: Kind::Plain,
+    }));
+}
+
+/// `%v` and `%T` of a value in Go.
+fn go_value(value: &Value) -> (String, &'static str) {
+    match value {
+        Value::Null => ("<nil>".into(), "<nil>"),
+        Value::Bool(value) => (value.to_string(), "bool"),
+        Value::String(text) => (text.clone(), "string"),
+        Value::Number(number) => match Number::of(number) {
+            number @ Number::Int(_) => (number.to_string(), "int64"),
+            number @ Number::Float(_) => (number.to_string(), "float64"),
+        },
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(|item| go_value(item).0).collect();
+            (format!("[{}]", items.join(" ")), "[]interface {}")
+        }
+        Value::Object(members) => {
+            let members: Vec<String> =
+                members.iter().map(|(name, value)| format!("{name}:{}", go_value(value).0)).collect();
+            (format!("map[{}]", members.join(" ")), "map[string]interface {}")
+        }
+    }
+}
+
 fn check_enum(schema: &Value, value: &Value, at: &Place, out: &mut Vec<Problem>) {
     let Some(allowed) = schema.get("enum").and_then(Value::as_array) else { return };
     if allowed.contains(value) {
