@@ -34,6 +34,9 @@ go_tests() {
 # The programs as they are shipped, static, and the demo's; sizes are checked on the way.
 images() { deploy/build-images.sh operator worker registry s3d; }
 
+# The kubectl plugin, static as it is shipped, beside them.
+plugin() { RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked --target "$(uname -m)-unknown-linux-gnu" -p collect-cli; }
+
 # Each end-to-end binary brings up the cluster that it needs and takes it down again; it runs the programs as they are shipped. The one
 # with thousands of shards keeps the processor busy, the others mostly wait: side by side.
 rust_tests() {
@@ -74,6 +77,7 @@ main() {
   tests/prerequisites.sh cargo go cc c++ cmake flock npm openssl promtool
   stage "tests of the test cluster and image writer" go_tests
   stage "images" images
+  stage "the kubectl plugin" plugin
   stage "unit, property, API and end-to-end tests" rust_tests
   stage "rights granted are rights used" rights
   echo "== summary"
