@@ -12,7 +12,7 @@ export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/coll
 # Which crates are linked depends on it too.
 export RUSTFLAGS='-C target-feature=+crt-static'
 triple=$(uname -m)-unknown-linux-gnu
-selection=(--locked --target "$triple" -p collect-operator -p collect-worker -p collect-registry -p collect-s3)
+selection=(--locked --target "$triple" -p collect-operator -p collect-worker -p collect-cli -p collect-registry -p collect-s3)
 
 cd "$top"
 case ${1:-} in

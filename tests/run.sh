@@ -22,7 +22,7 @@ stage() {
 
 go_tests() {
   local folder status=0
-  for folder in deploy/images tests/cluster; do
+  for folder in deploy/images deploy/sbom tests/cluster; do
     (cd "$folder" && CGO_ENABLED=0 GOTOOLCHAIN=local go test -v -trimpath -tags grpcnotrace ./...) || status=1
   done
   return "$status"
@@ -65,9 +65,10 @@ summary() {
 }
 
 main() {
-  tests/prerequisites.sh cargo go cc c++ cmake flock npm openssl promtool
+  tests/prerequisites.sh cargo go cc c++ cmake flock git make npm openssl promtool ssh-keygen
   stage "tests of the test cluster and image writer" go_tests
   stage "images" images
+  stage "release" make release-test
   stage "unit, property, API and end-to-end tests" rust_tests
   echo "== summary"
   printf '%s\n' "${times[@]}"
