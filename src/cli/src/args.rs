@@ -172,7 +172,9 @@ mod tests {
             assert_eq!(text.parse::<TaskName>().unwrap().0, "villages", "{text}");
         }
         assert_eq!("csh/villages-0".parse::<Target>().unwrap().kind, Kind::Shard);
-        for text in ["", "ct/", "job/villages", "ct/a/b", "Villages", "collecttask.example.org/villages", "csh/villages-0"] {
+        for text in
+            ["", "ct/", "job/villages", "ct/a/b", "Villages", "collecttask.example.org/villages", "csh/villages-0"]
+        {
             assert!(text.parse::<TaskName>().is_err(), "{text}");
         }
     }

@@ -27,12 +27,12 @@ pub enum Error {
         namespace: String,
     },
     /// The API server does not serve the kinds.
-    #[error(
-        "this cluster serves no {0}; install the operator's chart first, or choose another cluster with --context"
-    )]
+    #[error("this cluster serves no {0}; install the operator's chart first, or choose another cluster with --context")]
     NoKinds(String),
     /// A right is missing. The API server's own words name it: user, verb, resource, namespace.
-    #[error("{0}; ask for that right: the roles `view` (to look) and `edit` (to change) have it where the chart is installed")]
+    #[error(
+        "{0}; ask for that right: the roles `view` (to look) and `edit` (to change) have it where the chart is installed"
+    )]
     Forbidden(String),
     /// The API server refuses the change, by its schema or its rules.
     #[error("refused while {0}: {1}")]
@@ -148,7 +148,8 @@ mod tests {
 
     #[test]
     fn a_missing_right_is_named() {
-        let server = "collecttasks.collect.dev \"villages\" is forbidden: User \"eve\" cannot patch resource \"collecttasks\"";
+        let server =
+            "collecttasks.collect.dev \"villages\" is forbidden: User \"eve\" cannot patch resource \"collecttasks\"";
         let error = of_api(&api(403, server), "pausing villages", ABOUT);
         assert!(error.to_string().contains("cannot patch") && error.to_string().contains("`edit`"), "{error}");
         assert_eq!(error.exit(), Exit::Unable);

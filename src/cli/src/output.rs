@@ -42,6 +42,20 @@ pub struct Style {
     pub terminal: bool,
 }
 
+/// Room that a text may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Columns of a line.
+    pub columns: Option<usize>,
+    /// Lines.
+    pub rows: Option<usize>,
+}
+
+impl Room {
+    /// As much as it takes.
+    pub const ENDLESS: Self = Self { columns: None, rows: None };
+}
+
 /// Meaning of a coloured word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tone {
@@ -67,10 +81,12 @@ impl Style {
 
     /// What fits standard output and the user's wishes.
     pub fn of_stdout(no_color: bool) -> Self {
-        let terminal = io::stdout().is_terminal();
+        if !io::stdout().is_terminal() {
+            return Self::PLAIN;
+        }
         let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-        Self { color: terminal && !no_color && !dumb && !set("NO_COLOR"), terminal }
+        Self { color: !no_color && !dumb && !set("NO_COLOR"), terminal: true }
     }
 
     /// A word in its tone.
@@ -114,20 +130,47 @@ pub fn remark(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// The objects themselves: one alone, several as a List, as kubectl does. `many` makes a List of one too.
-pub fn objects<K>(format: Format, all: &[K], many: bool) -> Result<String, Error>
+/// Objects to be written as they are, of one kind or of several.
+#[derive(Debug, Default)]
+pub struct List {
+    names: Vec<String>,
+    items: Vec<serde_json::Value>,
+}
+
+impl List {
+    /// Adds objects.
+    pub fn add<'a, K>(&mut self, all: impl IntoIterator<Item = &'a K>) -> Result<(), Error>
+    where
+        K: Resource<DynamicType = ()> + Serialize + 'a,
+    {
+        for object in all {
+            self.names.push(full_name(object));
+            self.items.push(typed(object)?);
+        }
+        Ok(())
+    }
+
+    /// As a List, as kubectl writes several objects; or the names.
+    pub fn write(&self, format: Format) -> Result<String, Error> {
+        match format {
+            Format::Name => Ok(self.names.iter().map(|name| format!("{name}\n")).collect()),
+            _ => encode(
+                format,
+                &serde_json::json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": self.items}),
+            ),
+        }
+    }
+}
+
+/// One object as it is, as JSON, as YAML or only its name.
+pub fn object<K>(format: Format, object: &K) -> Result<String, Error>
 where
     K: Resource<DynamicType = ()> + Serialize,
 {
-    if format == Format::Name {
-        return Ok(all.iter().map(|object| format!("{}\n", full_name(object))).collect());
+    match format {
+        Format::Name => Ok(format!("{}\n", full_name(object))),
+        _ => encode(format, &typed(object)?),
     }
-    let typed = all.iter().map(typed).collect::<Result<Vec<_>, Error>>()?;
-    let value = match (typed.as_slice(), many) {
-        ([one], false) => one.clone(),
-        _ => serde_json::json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": typed}),
-    };
-    encode(format, &value)
 }
 
 /// Any value as JSON, or as YAML.
@@ -188,29 +231,67 @@ impl Table {
         self.rows.len() <= 1
     }
 
-    /// The text.
+    /// The text, as wide as it is.
     pub fn render(&self, style: Style) -> String {
-        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..columns)
-            .map(|column| self.rows.iter().filter_map(|row| row.get(column)).map(|(_, cell)| cell.width()).max())
-            .map(Option::unwrap_or_default)
-            .collect();
+        self.render_in(style, None, &[])
+    }
+
+    /// The text, no wider than this. Columns give way in the order of `give_way`; what stands in the last one is cut, and the
+    /// first one where nothing else helps.
+    pub fn render_in(&self, style: Style, columns: Option<usize>, give_way: &[usize]) -> String {
+        let widths = self.widths(columns, give_way);
+        let last = widths.len().saturating_sub(1);
         let mut text = String::new();
         for row in &self.rows {
             let mut line = String::new();
-            let mut owed = 0;
-            for ((tone, cell), width) in row.iter().zip(&widths) {
+            let (mut owed, mut used) = (0, 0);
+            for (column, ((tone, cell), width)) in row.iter().zip(&widths).enumerate() {
+                let Some(width) = *width else { continue };
+                let room = columns.map_or(usize::MAX, |columns| columns.saturating_sub(used + owed));
+                let cell = cut(cell, if column == last { room } else { width });
                 if !cell.is_empty() {
                     // Writing to a String can't fail.
-                    let _ = write!(line, "{}{}", " ".repeat(owed), style.paint(*tone, cell));
+                    let _ = write!(line, "{}{}", " ".repeat(owed), style.paint(*tone, &cell));
+                    used += owed + cell.width();
                     owed = 0;
                 }
-                owed += width - cell.width() + 2;
+                owed += width.saturating_sub(cell.width()) + 2;
             }
             text.push_str(&line);
             text.push('\n');
         }
         text
+    }
+
+    /// Width of each column that is shown. One without anything in it is not shown.
+    fn widths(&self, columns: Option<usize>, give_way: &[usize]) -> Vec<Option<usize>> {
+        let count = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let has_heading = self.rows.first().is_some_and(|row| row.iter().any(|(tone, _)| *tone == Tone::Strong));
+        let mut widths: Vec<Option<usize>> = (0..count)
+            .map(|column| {
+                let cells = || self.rows.iter().filter_map(|row| row.get(column)).map(|(_, cell)| cell.width());
+                let filled = cells().skip(usize::from(has_heading)).any(|width| width > 0) || !has_heading;
+                cells().max().filter(|_| filled || column == 0 || self.is_empty())
+            })
+            .collect();
+        let Some(columns) = columns else { return widths };
+        // The last column takes what is left.
+        let taken = |widths: &[Option<usize>]| {
+            let before = widths.len().saturating_sub(1);
+            widths.iter().take(before).flatten().map(|width| width + 2).sum::<usize>()
+        };
+        for column in give_way {
+            if taken(&widths) > columns
+                && let Some(width) = widths.get_mut(*column)
+            {
+                *width = None;
+            }
+        }
+        let over = taken(&widths).saturating_sub(columns);
+        if let Some(Some(first)) = widths.first_mut() {
+            *first = first.saturating_sub(over).max(8);
+        }
+        widths
     }
 }
 

@@ -146,7 +146,9 @@ async fn read_config(global: &Global) -> Result<Config, Error> {
         user: global.user.clone(),
     };
     let of_file = match kubeconfig(global.kubeconfig.as_ref()) {
-        Ok(file) => Config::from_custom_kubeconfig(file, &options).await.map_err(|error| Error::NoConfig(chain(&error))),
+        Ok(file) => {
+            Config::from_custom_kubeconfig(file, &options).await.map_err(|error| Error::NoConfig(chain(&error)))
+        }
         Err(error) => Err(error),
     };
     let mut config = match of_file {

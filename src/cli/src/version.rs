@@ -94,11 +94,11 @@ async fn ask(versions: &mut Versions, session: &Session) -> Result<(), Error> {
 }
 
 fn operator(deployment: &Deployment) -> Operator {
-    let pod = deployment.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
+    let pod = deployment.spec.template.spec.as_ref();
     let image = pod.and_then(|pod| pod.containers.first()?.image.clone());
     let status = deployment.status.as_ref();
     let ready = status.and_then(|status| status.ready_replicas).unwrap_or(0);
-    let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+    let wanted = deployment.spec.replicas.unwrap_or(1);
     Operator {
         namespace: deployment.namespace().unwrap_or_default(),
         name: deployment.name_any(),
