@@ -15,12 +15,13 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 )
 
 const top = "../.."
 
-// The release that tests look at: signed, in folder; its second making, unsigned; and what both printed.
+// The release that tests look at, signed; the same commit's once more, unsigned; and what was printed.
 var made struct {
 	version, tree, folder, again string
 	key                          string
@@ -63,7 +64,13 @@ func makeBoth(scratch string) error {
 	if err != nil {
 		return err
 	}
-	made.printedAgain, err = release(made.tree, made.url, "DIST="+made.again)
+	// Elsewhere, with files that are younger and closed to others.
+	mask := syscall.Umask(0o077)
+	defer syscall.Umask(mask)
+	if _, err := execute(scratch, "git", "clone", "-q", made.tree, "elsewhere"); err != nil {
+		return err
+	}
+	made.printedAgain, err = release(filepath.Join(scratch, "elsewhere"), made.url, "DIST="+made.again)
 	return err
 }
 
@@ -236,6 +243,7 @@ func TestAReleaseThatWouldBeWrongIsRefused(t *testing.T) {
 			run(t, ".", "git", "clone", "-q", made.tree, tree)
 			run(t, tree, "git", "config", "user.name", "tests")
 			run(t, tree, "git", "config", "user.email", "tests@localhost")
+			run(t, tree, "git", "config", "commit.gpgsign", "false")
 			run(t, tree, "bash", "-c", fault.change)
 			variables := []string{"DIST=" + filepath.Join(tree, "dist")}
 			if fault.variable != "" {
