@@ -83,10 +83,11 @@ crds: ## Generate the custom resource definitions from src/api, for crds/ and th
 	cp crds/*.yaml charts/collect-operator/files/crds/
 
 .PHONY: docs
-docs: ## Write what is generated in docs/: the tables of concepts and the metrics from the code, the API reference from crds/, the rights from the chart.
+docs: ## Write what is generated in docs/: the tables of concepts, the metrics and the plugin's commands from the code, the API reference from crds/, the rights from the chart.
 	@tests/prerequisites.sh cargo go
 	cargo run --quiet --locked -p collect-core --example tables -- docs/concepts
 	UPDATE=1 cargo test --quiet --locked -p collect-operator the_metrics_reference_is_current
+	UPDATE=1 cargo test --quiet --locked -p collect-cli the_reference_of_the_plugin_is_current
 	cd tests/docs
 	CGO_ENABLED=0 GOTOOLCHAIN=local go run -trimpath -tags grpcnotrace . write
 

@@ -28,7 +28,7 @@ go_tests() {
   return "$status"
 }
 
-# The programs as they are shipped, static, and the demo's; sizes are checked on the way.
+# The programs as they are shipped, static, the kubectl plugin and the demo's among them; sizes of images are checked on the way.
 images() { deploy/build-images.sh operator worker registry s3d; }
 
 # Each end-to-end binary brings up the cluster that it needs and takes it down again; it runs the programs as they are shipped. The one

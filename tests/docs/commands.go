@@ -36,6 +36,7 @@ type repository struct {
 	crates  []string
 	// Conditions that `kubectl wait` may wait for.
 	conditions []string
+	plugin     plugin
 	top        string
 }
 
@@ -224,6 +225,9 @@ func parsed(args []string) (plain []string, flags [][2]string) {
 }
 
 func (r repository) wrongKubectl(args []string) []string {
+	if len(args) > 0 && args[0] == "collect" {
+		return r.plugin.wrong(args[1:])
+	}
 	plain, flags := parsed(args)
 	var problems []string
 	for _, flag := range flags {

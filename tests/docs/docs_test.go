@@ -39,7 +39,9 @@ func read(t *testing.T) world {
 	makefile, err := os.Open(filepath.Join(top, "Makefile"))
 	must(err)
 	defer makefile.Close()
-	repository := repository{api: api, values: values, conditions: code.conditions, top: top}
+	plugin, err := pluginOf(top)
+	must(err)
+	repository := repository{api: api, values: values, conditions: code.conditions, plugin: plugin, top: top}
 	target := regexp.MustCompile(`^([a-z][a-z0-9-]*):`)
 	for lines := bufio.NewScanner(makefile); lines.Scan(); {
 		if match := target.FindStringSubmatch(lines.Text()); match != nil {
@@ -180,6 +182,9 @@ func TestFaultsAreFound(t *testing.T) {
 		{"commands", sh("kubectl explain collecttask.spec.retires"), "spec.retires"},
 		{"commands", sh(`kubectl patch ct a --type=merge -p '{"spec":{"desired":"Paused"}}'`), "spec.desired"},
 		{"commands", sh(`kubectl patch ct a --type=merge -p '{"spec":'`), "the patch"},
+		{"commands", sh("kubectl collect tree villages -n default --watch"), ""},
+		{"commands", sh("kubectl collect tre villages"), "no command tre"},
+		{"commands", sh("kubectl collect tree villages --replicas 3"), "tree has no flag --replicas"},
 		{"commands", sh("echo a | frobnicate"), "frobnicate"},
 		{"commands", sh("x=$(frobnicate)"), "frobnicate"},
 		{"commands", "```sh illustrative\nfrobnicate\n```", ""},
@@ -191,7 +196,7 @@ func TestFaultsAreFound(t *testing.T) {
 		{"commands", sh("helm install a charts/collector"), "no charts/collector"},
 		{"commands", sh("helm deploy a"), "helm has no command"},
 		{"commands", sh("tests/cluster/clusters up"), "no tests/cluster/clusters"},
-		{"commands", sh("cargo run -p collect-cli -- preview"), "no crate collect-cli"},
+		{"commands", sh("cargo run -p collect-clock -- preview"), "no crate collect-clock"},
 		{"commands", sh("cargo run -p collect-worker -- preview -f a --secret b"), "no flag --secret"},
 
 		{"words", "`SinkOccupied`, `Running`", ""},

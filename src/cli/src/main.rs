@@ -6,22 +6,27 @@
 mod args;
 mod completion;
 mod control;
+mod diagnose;
 mod error;
 mod events;
 mod exit;
+mod explain_plan;
 mod files;
 mod follow;
+mod lint;
 mod live;
 mod logs;
 mod output;
 mod pace;
 #[cfg(test)]
 mod reference;
+mod report;
 #[cfg(test)]
 mod samples;
 mod session;
 mod state;
 mod status;
+mod support_bundle;
 mod top;
 mod tree;
 mod version;
@@ -65,6 +70,16 @@ pub enum Command {
     Rerun(control::RerunArgs),
     /// Change how many workers a task may have at once.
     Scale(control::ScaleArgs),
+    /// Judge files as the API server would, without one, and give advice.
+    Lint(lint::Args),
+    /// Show what a task would create: tasks, shards, names, places at the sink, and what it costs.
+    ExplainPlan(explain_plan::Args),
+    /// Show what the comparison with the source came to: for people, scripts, or as a page.
+    Report(report::Args),
+    /// Say why a task does not move, what shows it, and what to do.
+    Diagnose(diagnose::Args),
+    /// Gather what somebody who helps needs to see, redacted, as one file.
+    SupportBundle(support_bundle::Args),
     /// Show versions: of this program, of the operator, of the API that the cluster serves.
     Version(version::Args),
     /// Write a script that completes words in a shell.
@@ -117,6 +132,11 @@ async fn run(command: &Command, session: &Session) -> Result<Exit, Error> {
         Command::Retry(args) => control::retry(args, session).await,
         Command::Rerun(args) => control::rerun(args, session).await,
         Command::Scale(args) => control::scale(args, session).await,
+        Command::Lint(args) => lint::run(args, session).await,
+        Command::ExplainPlan(args) => explain_plan::run(args, session).await,
+        Command::Report(args) => report::run(args, session).await,
+        Command::Diagnose(args) => diagnose::run(args, session).await,
+        Command::SupportBundle(args) => support_bundle::run(args, session).await,
         Command::Version(args) => version::run(args, session).await,
         Command::Completion(args) => completion::run(args),
     }

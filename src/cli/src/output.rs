@@ -263,15 +263,15 @@ impl Table {
         text
     }
 
-    /// Width of each column that is shown. One without anything in it is not shown.
+    /// Width of each column that is shown. One that may give way and has nothing in it is not.
     fn widths(&self, columns: Option<usize>, give_way: &[usize]) -> Vec<Option<usize>> {
         let count = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let has_heading = self.rows.first().is_some_and(|row| row.iter().any(|(tone, _)| *tone == Tone::Strong));
         let mut widths: Vec<Option<usize>> = (0..count)
             .map(|column| {
                 let cells = || self.rows.iter().filter_map(|row| row.get(column)).map(|(_, cell)| cell.width());
-                let filled = cells().skip(usize::from(has_heading)).any(|width| width > 0) || !has_heading;
-                cells().max().filter(|_| filled || column == 0 || self.is_empty())
+                let filled = cells().skip(usize::from(has_heading)).any(|width| width > 0);
+                cells().max().filter(|_| filled || !give_way.contains(&column))
             })
             .collect();
         let Some(columns) = columns else { return widths };

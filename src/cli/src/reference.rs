@@ -77,6 +77,11 @@ fn table<'a>(what: &str, args: impl Iterator<Item = &'a Arg>) -> String {
         let value = value.filter(|_| takes).map(|value| format!(" {value}")).unwrap_or_default();
         let name = if arg.is_positional() { value.trim().to_owned() } else { format!("{}{value}", names.join(", ")) };
         let mut meaning = arg.get_help().map(ToString::to_string).unwrap_or_default().replace('\n', " ");
+        let more = arg.get_possible_values().iter().any(|word| word.get_help().is_some())
+            || !arg.get_default_values().is_empty();
+        if takes && more && !meaning.ends_with('.') {
+            meaning.push('.');
+        }
         let words = arg.get_possible_values();
         if takes && words.iter().any(|word| word.get_help().is_some()) {
             let words = words.iter().filter(|word| !word.is_hide_set()).map(|word| {

@@ -144,7 +144,8 @@ fn is_over(row: &Row) -> bool {
 fn of_tasks(seen: &Seen, now: Timestamp) -> Vec<Row> {
     let (tasks, shards) = (seen.tasks(), seen.shards());
     let mut usage: BTreeMap<Key, Usage> = BTreeMap::new();
-    let mut live: BTreeMap<Key, f64> = BTreeMap::new();
+    // Records a second and workers, by what the shards say: a task's own status is written less often.
+    let mut live: BTreeMap<Key, (f64, i32)> = BTreeMap::new();
     for shard in &shards {
         let root = shard.labels().get(collect_api::labels::ROOT).cloned().unwrap_or_default();
         let key = (shard.namespace().unwrap_or_default(), root);
@@ -152,7 +153,10 @@ fn of_tasks(seen: &Seen, now: Timestamp) -> Vec<Row> {
         let own = Usage::of(shard);
         sum.peak_bytes = sum.peak_bytes.max(own.peak_bytes);
         sum.cpu_seconds += own.cpu_seconds;
-        *live.entry(key).or_default() += pace::of_shard(shard).unwrap_or(0.0);
+        let live = live.entry(key).or_default();
+        live.0 += pace::of_shard(shard).unwrap_or(0.0);
+        live.1 +=
+            i32::from(shard.status.as_ref().and_then(|status| status.attempts.last()).is_some_and(Attempt::is_live));
     }
     let roots = tasks.iter().filter(|task| task.spec.part_of.is_none());
     roots
@@ -162,12 +166,12 @@ fn of_tasks(seen: &Seen, now: Timestamp) -> Vec<Row> {
             let mut usage = usage.get(&key).copied().unwrap_or_default();
             let plan = status.plan.iter().flat_map(|plan| &plan.attempts);
             plan.chain(status.commit.iter().flat_map(|commit| &commit.attempts)).for_each(|attempt| usage.add(attempt));
-            let live = live.get(&key).copied().filter(|rate| *rate > 0.0);
-            let per_second = live.or_else(|| pace::average(task, now));
+            let (rate, workers) = live.get(&key).copied().unwrap_or_default();
+            let per_second = Some(rate).filter(|rate| *rate > 0.0).or_else(|| pace::average(task, now));
             let records = status.records.clone().unwrap_or_default();
             Row {
                 phase: state::phase(task).to_string(),
-                workers: status.workers.unwrap_or(0),
+                workers: status.workers.unwrap_or(0).max(workers),
                 records: records.collected,
                 expected: records.expected,
                 per_second,

@@ -8,6 +8,7 @@
 //! | [`operator`]| operators that can be started, killed and started again |
 //! | [`played`]  | collectors that the node plays, for tests of scale |
 //! | [`programs`]| the programs under test and the worker's image |
+//! | [`cases`]   | what the API server must accept and refuse |
 //! | [`audit`]   | who wrote what, from the API server's own log |
 //! | [`sink`]    | what a reader finds: `_current.json`, the file list, the manifests, the records |
 //! | [`tasks`]   | CollectTasks for the sample source |
@@ -17,6 +18,7 @@
 //! A test fails when its subject is absent. What a machine can't run is skipped with a printed reason, and fails if `CI=true`.
 
 pub mod audit;
+pub mod cases;
 pub mod chaos;
 pub mod cluster;
 pub mod demo;

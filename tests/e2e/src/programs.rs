@@ -1,6 +1,6 @@
 //! The programs under test.
 //!
-//! `COLLECT_BIN_DIR` names the folder with `collect-operator` and `collect-worker`; without it they are built here, with the
+//! `COLLECT_BIN_DIR` names the folder with `collect-operator`, `collect-worker` and `kubectl-collect`; without it they are built here, with the
 //! profile of this test, so that never an old one is tested.
 
 use std::{
@@ -20,7 +20,7 @@ fn folder() -> &'static Path {
         }
         run(Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
             .current_dir(repository())
-            .args(["build", "--quiet", "-p", "collect-operator", "-p", "collect-worker", "--bins"])
+            .args(["build", "--quiet", "-p", "collect-operator", "-p", "collect-worker", "-p", "collect-cli", "--bins"])
             .args(if cfg!(debug_assertions) { None } else { Some("--release") }));
         // …/debug/deps/lifecycle-0123 → …/debug, where other programs lie themselves
         let test = std::env::current_exe().expect("a test knows its own path");
@@ -43,6 +43,11 @@ pub fn operator() -> PathBuf {
 /// The worker's program, to be run without a cluster.
 pub fn worker() -> PathBuf {
     program("collect-worker")
+}
+
+/// The kubectl plugin.
+pub fn plugin() -> PathBuf {
+    program("kubectl-collect")
 }
 
 /// An OCI archive of the worker: its name and its file.

@@ -17,7 +17,7 @@ use collect_api::{
 
 pub use chunk::Chunks;
 pub use claim::{CURRENT, Current, claim};
-pub use walk::{Choice, Node, Tree, walk};
+pub use walk::{Choice, Node, Tree, independent_total, walk};
 
 use crate::{
     Control, Error, Settings, control::Stage, decompose::DecomposeError, http::Client, secrets::Secrets, sink::Store,
