@@ -50,7 +50,7 @@ lint: ## Check formatting, clippy, generated files, chart, scripts, dependencies
 .PHONY: fmt
 fmt: ## Format the code.
 	@cargo fmt --all
-	gofmt -w tests/cluster tests/charts tests/dashboards tests/docs deploy/images
+	gofmt -w tests/cluster tests/charts tests/dashboards tests/docs tests/release deploy/images deploy/sbom
 
 .PHONY: build
 build: ## Build all programs for development.
@@ -60,6 +60,20 @@ build: ## Build all programs for development.
 .PHONY: images
 images: ## Build the operator's and the worker's image as OCI archives; prints digests and sizes. IMAGE_REPO, IMAGE_TAG, DIST.
 	@deploy/build-images.sh operator worker
+
+.PHONY: release
+release: ## Make all files of a release and their checksums; nothing is sent anywhere. VERSION, DIST=folder, RELEASE_URL, SIGN_KEY=file.
+	@VERSION='$(VERSION)' DIST='$(DIST)' RELEASE_URL='$(RELEASE_URL)' SIGN_KEY='$(SIGN_KEY)' deploy/release.sh
+
+.PHONY: release-test
+release-test: ## Make a release of the working tree twice and check every file with the tools of those who get it.
+	@tests/prerequisites.sh cargo go cc c++ cmake flock git ssh-keygen
+	deploy/programs.sh compile
+	KUBE="$$(tests/cluster/build.sh kube)"
+	COLLECT_BIN_DIR="$$(deploy/programs.sh folder)"
+	export KUBE COLLECT_BIN_DIR
+	cd tests/release
+	CGO_ENABLED=0 GOTOOLCHAIN=local go test -trimpath -count=1 -v ./...
 
 .PHONY: crds
 crds: ## Generate the custom resource definitions from src/api, for crds/ and the chart.

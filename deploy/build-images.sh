@@ -5,6 +5,7 @@
 #   DIST        where the archives go; default: the user's cache folder
 #   IMAGE_REPO  what the images' names begin with; default: docker.io/local
 #   IMAGE_TAG   default: dev
+#   COLLECT_BIN_DIR  programs that are built; default: they are compiled
 set -euo pipefail
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -12,8 +13,7 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/collect-operator
 dist=${DIST:-$cache/dist}
 repo=${IMAGE_REPO:-docker.io/local}
 tag=${IMAGE_TAG:-dev}
-export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$cache/target}
-triple=$(uname -m)-unknown-linux-gnu
+programs=${COLLECT_BIN_DIR:-$("$top/deploy/programs.sh" folder)}
 
 # Per image: crate, binary, and the most that the image may hold, in MB (0: no bound).
 spec() {
@@ -26,19 +26,12 @@ spec() {
   esac
 }
 
-# One build for all programs, whichever images are asked for: the same selection gives the same features of the shared crates, so
-# that nothing is compiled a second time.
-compile() {
-  (cd "$top" && RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked --target "$triple" \
-    -p collect-operator -p collect-worker -p collect-registry -p collect-s3 >&2)
-}
-
 # Further arguments for the image writer.
 extras() {
   [[ $1 == registry ]] || return 0
   local packed=$dist/divisions
   if [[ ! -f $packed ]]; then
-    "$CARGO_TARGET_DIR/$triple/release/registry" pack --data "$("$top/tests/registry/data.sh")" --out "$packed.partial"
+    "$programs/registry" pack --data "$("$top/tests/registry/data.sh")" --out "$packed.partial"
     mv "$packed.partial" "$packed"
   fi
   # A path relative to the working directory also holds where a pod is a plain process.
@@ -48,7 +41,7 @@ extras() {
 write() {
   local image=$1 crate binary bound file options=()
   read -r crate binary bound <<<"$(spec "$image")"
-  file=$CARGO_TARGET_DIR/$triple/release/$binary
+  file=$programs/$binary
   mapfile -t options < <(extras "$image")
   (cd "$top/deploy/images" && go run . --name "$repo/$image:$tag" --entrypoint "/$binary" --user 65532:65532 \
     --label "org.opencontainers.image.title=$crate" --label org.opencontainers.image.licenses=Apache-2.0 \
@@ -72,7 +65,7 @@ main() {
   for image in "$@"; do spec "$image" >/dev/null; done
   "$top/tests/prerequisites.sh" cargo go cc c++ cmake
   mkdir -p "$dist"
-  compile
+  [[ -n ${COLLECT_BIN_DIR:-} ]] || "$top/deploy/programs.sh" compile >&2
   for image in "$@"; do write "$image"; done
   echo "archives in $dist"
 }

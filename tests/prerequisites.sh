@@ -12,6 +12,7 @@ package_of() {
     c++) echo g++ ;;
     flock) echo util-linux ;;
     npm) echo npm ;;
+    ssh-keygen) echo openssh-client ;;
     promtool | prometheus) echo prometheus ;;
     amtool) echo prometheus-alertmanager ;;
     *) echo "$1" ;;

@@ -25,17 +25,14 @@ stage() {
 
 go_tests() {
   local folder status=0
-  for folder in deploy/images tests/cluster; do
+  for folder in deploy/images deploy/sbom tests/cluster; do
     (cd "$folder" && CGO_ENABLED=0 GOTOOLCHAIN=local go test -v -trimpath -tags grpcnotrace ./...) || status=1
   done
   return "$status"
 }
 
-# The programs as they are shipped, static, and the demo's; sizes are checked on the way.
+# The programs as they are shipped, static, the kubectl plugin and the demo's among them; sizes of images are checked on the way.
 images() { deploy/build-images.sh operator worker registry s3d; }
-
-# The kubectl plugin, static as it is shipped, beside them.
-plugin() { RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked --target "$(uname -m)-unknown-linux-gnu" -p collect-cli; }
 
 # Each end-to-end binary brings up the cluster that it needs and takes it down again; it runs the programs as they are shipped. The one
 # with thousands of shards keeps the processor busy, the others mostly wait: side by side.
@@ -74,10 +71,10 @@ summary() {
 }
 
 main() {
-  tests/prerequisites.sh cargo go cc c++ cmake flock npm openssl promtool
+  tests/prerequisites.sh cargo go cc c++ cmake flock git make npm openssl promtool ssh-keygen
   stage "tests of the test cluster and image writer" go_tests
   stage "images" images
-  stage "the kubectl plugin" plugin
+  stage "release" make release-test
   stage "unit, property, API and end-to-end tests" rust_tests
   stage "rights granted are rights used" rights
   echo "== summary"
