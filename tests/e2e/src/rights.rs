@@ -138,7 +138,7 @@ fn allowed_by(annotations: &BTreeMap<String, String>) -> Option<&str> {
 /// # Errors
 /// If the log can't be read.
 pub fn asked(log: impl BufRead) -> std::io::Result<Vec<Asked>> {
-    let mut found: BTreeMap<(String, Option<String>, String, String, String, bool), Asked> = BTreeMap::new();
+    let mut found = BTreeMap::new();
     let mut everywhere = BTreeSet::new();
     let account = format!(":{ACCOUNT}");
     for line in log.lines() {

@@ -113,7 +113,7 @@ impl Desk {
 }
 
 /// Types a scenario's blocks, those of each page in a namespace of their own, all pages at once.
-async fn each_page<'a>(cluster: &'static Cluster, scenario: &str, blocks: &'a [Block]) -> usize {
+async fn each_page(cluster: &'static Cluster, scenario: &str, blocks: &[Block]) -> usize {
     let pages = blocks.chunk_by(|a, b| a.page == b.page).map(|blocks| async move {
         let desk = Desk::new(cluster, scenario).await;
         match scenario {
