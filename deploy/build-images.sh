@@ -8,7 +8,8 @@
 #   COLLECT_BIN_DIR  programs that are built; default: they are compiled
 set -euo pipefail
 
-top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+# -P: also where deploy/ is a link to that of another folder.
+top=$(cd -P "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/collect-operator
 dist=${DIST:-$cache/dist}
 repo=${IMAGE_REPO:-docker.io/local}

@@ -16,8 +16,10 @@ import (
 	"slices"
 	"testing"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/pod-security-admission/api"
 	"k8s.io/pod-security-admission/policy"
 	sigsyaml "sigs.k8s.io/yaml"
@@ -36,17 +38,19 @@ func TestPodsMeetTheRestrictedPodSecurityStandard(t *testing.T) {
 	}
 	restricted := api.LevelVersion{Level: api.LevelRestricted, Version: api.LatestVersion()}
 	for name, r := range renderings(t) {
-		pod := r.deployment(t).Spec.Template
-		result := policy.AggregateCheckResults(evaluator.EvaluatePod(restricted, &pod.ObjectMeta, &pod.Spec))
-		if !result.Allowed {
-			t.Errorf("%s: %s", name, result.ForbiddenDetail())
-		}
-		for _, container := range pod.Spec.Containers {
-			if root := container.SecurityContext.ReadOnlyRootFilesystem; root == nil || !*root {
-				t.Errorf("%s: the root file system of %s can be written", name, container.Name)
+		operator, check := r.deployment(t).Spec.Template, only(t, r.pods)
+		for _, pod := range []corev1.PodTemplateSpec{operator, {ObjectMeta: check.ObjectMeta, Spec: check.Spec}} {
+			result := policy.AggregateCheckResults(evaluator.EvaluatePod(restricted, &pod.ObjectMeta, &pod.Spec))
+			if !result.Allowed {
+				t.Errorf("%s: %s", name, result.ForbiddenDetail())
 			}
-			if container.Resources.Limits.Memory().IsZero() || container.Resources.Requests.Cpu().IsZero() {
-				t.Errorf("%s: %s has no memory limit or no CPU request", name, container.Name)
+			for _, container := range pod.Spec.Containers {
+				if root := container.SecurityContext.ReadOnlyRootFilesystem; root == nil || !*root {
+					t.Errorf("%s: the root file system of %s can be written", name, container.Name)
+				}
+				if container.Resources.Limits.Memory().IsZero() || container.Resources.Requests.Cpu().IsZero() {
+					t.Errorf("%s: %s has no memory limit or no CPU request", name, container.Name)
+				}
 			}
 		}
 	}
@@ -108,8 +112,8 @@ func TestTheFieldsOfEveryValueReachTheOperator(t *testing.T) {
 		pod.Volumes[1].ConfigMap.Name != "roots" || operator.SecurityContext.Privileged == nil {
 		t.Errorf("container %+v", operator)
 	}
-	if len(r.roles) != 0 {
-		t.Error("a Role for a lease that is off")
+	if len(r.roles) != 0 || len(r.leases) != 0 {
+		t.Error("a lease, or a Role for it, that is off")
 	}
 }
 
@@ -126,9 +130,25 @@ func TestAKeyThatTheChartHasItselfIsNotGivenTwice(t *testing.T) {
 		if err := sigsyaml.Unmarshal(document, &object); err != nil {
 			t.Fatal(err)
 		}
-		if object.Kind != "" && (object.Labels["team"] != "data" || object.Labels["app.kubernetes.io/name"] != "cope") {
+		name := map[string]string{"Pod": "cope-check"}[object.Kind]
+		if name == "" {
+			name = "cope"
+		}
+		if object.Kind != "" && (object.Labels["team"] != "data" || object.Labels["app.kubernetes.io/name"] != name) {
 			t.Errorf("%s %s has the labels %v", object.Kind, object.Name, object.Labels)
 		}
+	}
+}
+
+func TestTheLeaseIsTheOneThatTheOperatorHoldsAndGoesWithTheRelease(t *testing.T) {
+	r := render(t, "")
+	lease := only(t, r.leases)
+	if args := r.deployment(t).Spec.Template.Spec.Containers[0].Args; !slices.Contains(args, "--lease-name="+lease.Name) || lease.Namespace != namespace {
+		t.Errorf("the lease is %s, the operator is told %v", lease.Name, args)
+	}
+	// What the operator writes, helm must not own.
+	if lease.Spec != (coordinationv1.LeaseSpec{}) || lease.Annotations["helm.sh/resource-policy"] != "" {
+		t.Errorf("%+v", lease)
 	}
 }
 
@@ -188,7 +208,11 @@ func TestTheNetworkPolicyLetsThroughWhatIsNeededAndNothingElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	const anyPod = `"from":[{"namespaceSelector":{}}]`
-	want := `{"in":[{"ports":[{"port":8443}],` + anyPod + `},{"ports":[{"port":8080}],` + anyPod + `}],` +
+	test := func(ports, name string) string {
+		return `{"ports":` + ports + `,"from":[{"podSelector":{"matchLabels":{"app.kubernetes.io/instance":"collect-operator","app.kubernetes.io/name":"` + name + `"}}}]}`
+	}
+	want := `{"in":[{"ports":[{"port":8443}],` + anyPod + `},{"ports":[{"port":8080}],` + anyPod + `},` +
+		test(`[{"port":8443},{"port":8080}]`, "collect-operator-check") + `],` +
 		`"out":[{"ports":[{"protocol":"UDP","port":53},{"protocol":"TCP","port":53}]},{"ports":[{"port":443},{"port":6443}]}],` +
 		`"types":["Ingress","Egress"]}`
 	if string(got) != want {
@@ -200,11 +224,70 @@ func TestTheNetworkPolicyLetsThroughWhatIsNeededAndNothingElse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want = `{"in":[{"ports":[{"port":9443}],"from":[{"namespaceSelector":{"matchLabels":{"team":"data"}}}]},{"ports":[{"port":9090}]},{"ports":[{"port":1}]}],` +
+	want = `{"in":[{"ports":[{"port":9443}],"from":[{"namespaceSelector":{"matchLabels":{"team":"data"}}}]},{"ports":[{"port":9090}]},` +
+		test(`[{"port":9443},{"port":9090}]`, "cope-check") + `,{"ports":[{"port":1}]}],` +
 		`"out":[{"ports":[{"protocol":"UDP","port":53},{"protocol":"TCP","port":53},{"protocol":"UDP","port":5353},{"protocol":"TCP","port":5353}],` +
 		`"to":[{"namespaceSelector":{}}]},{"ports":[{"port":8443}],"to":[{"ipBlock":{"cidr":"192.0.2.0/24"}}]},{"ports":[{"port":2}]}]}`
 	if string(got) != want {
 		t.Errorf("it lets through\n%s\nnot\n%s", got, want)
+	}
+}
+
+func TestWithoutTheCheckNothingOfItIsLeft(t *testing.T) {
+	r := render(t, "check: {enabled: false}\nnetworkPolicy: {enabled: true}")
+	if len(r.pods) != 0 || len(only(t, r.networkPolicies).Spec.Ingress) != 2 {
+		t.Errorf("%d pods, %+v", len(r.pods), r.networkPolicies)
+	}
+}
+
+func TestTheCheckAsksTheOperatorWhereItsWorkersDo(t *testing.T) {
+	for name, want := range map[string][]string{
+		"defaults": {"check", "--http-url=http://collect-operator.collect-system.svc:8080",
+			"--endpoint-url=https://collect-operator.collect-system.svc:8443", "--endpoint-ca=/etc/collect/tls/ca.crt"},
+		"everything": {"check", "--http-url=http://co.collect-system.svc:9090", "--endpoint-url=https://operator.example:9443",
+			"--endpoint-ca=/etc/collect/tls/ca.crt"},
+	} {
+		r := renderings(t)[name]
+		operator, pod := r.deployment(t).Spec.Template.Spec, only(t, r.pods)
+		check := pod.Spec.Containers[0]
+		if !slices.Equal(check.Args, want) || check.Image != operator.Containers[0].Image {
+			t.Errorf("%s: %s %q", name, check.Image, check.Args)
+		}
+		if pod.Spec.ServiceAccountName != operator.ServiceAccountName || pod.Spec.RestartPolicy != corev1.RestartPolicyNever ||
+			!maps.Equal(pod.Spec.NodeSelector, operator.NodeSelector) || len(pod.Spec.Tolerations) != len(operator.Tolerations) ||
+			pod.Spec.PriorityClassName != operator.PriorityClassName {
+			t.Errorf("%s: it is not placed as the operator is: %+v", name, pod.Spec)
+		}
+		secret := pod.Spec.Volumes[0].Secret
+		if secret.SecretName != operator.Volumes[0].Secret.SecretName || len(secret.Items) != 1 || secret.Items[0].Key != "ca.crt" {
+			t.Errorf("%s: it gets %+v", name, secret)
+		}
+		if pod.Annotations["helm.sh/hook"] != "test" || pod.Annotations["helm.sh/hook-delete-policy"] != "before-hook-creation,hook-succeeded,hook-failed" {
+			t.Errorf("%s: helm is told %v", name, pod.Annotations)
+		}
+	}
+	if pod := only(t, renderings(t)["everything"].pods); pod.Annotations["sidecar.istio.io/inject"] != "false" || pod.Spec.Containers[0].Resources.Limits.Memory().String() != "64Mi" {
+		t.Errorf("%v %v", pod.Annotations, pod.Spec.Containers[0].Resources)
+	}
+}
+
+func TestTheCheckIsNotTakenForAnOperator(t *testing.T) {
+	for name, r := range renderings(t) {
+		pod := labels.Set(only(t, r.pods).Labels)
+		selectors := map[string]map[string]string{
+			"Service": only(t, r.services).Spec.Selector, "Deployment": r.deployment(t).Spec.Selector.MatchLabels,
+		}
+		for _, budget := range r.budgets {
+			selectors["PodDisruptionBudget"] = budget.Spec.Selector.MatchLabels
+		}
+		for _, policy := range r.networkPolicies {
+			selectors["NetworkPolicy"] = policy.Spec.PodSelector.MatchLabels
+		}
+		for kind, selector := range selectors {
+			if labels.SelectorFromSet(selector).Matches(pod) {
+				t.Errorf("%s: the %s selects the check", name, kind)
+			}
+		}
 	}
 }
 

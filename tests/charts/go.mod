@@ -3,6 +3,7 @@ module collect.dev/tests/charts
 go 1.26.0
 
 require (
+	github.com/fluxcd/cli-utils v1.2.2
 	github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring v0.91.0
 	go.yaml.in/yaml/v3 v3.0.5
 	k8s.io/api v0.37.1

@@ -11,6 +11,7 @@ import (
 
 	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	appsv1 "k8s.io/api/apps/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -73,6 +74,7 @@ extraArgs: [--further]
 extraEnv: [{name: RUST_LOG, value: debug}]
 extraVolumes: [{name: roots, configMap: {name: roots}}]
 extraVolumeMounts: [{name: roots, mountPath: /etc/ssl/certs, readOnly: true}]
+check: {enabled: true, annotations: {sidecar.istio.io/inject: "false", helm.sh/hook: mine}, resources: {requests: {cpu: 20m}, limits: {memory: 64Mi}}}
 podDisruptionBudget: {enabled: true, maxUnavailable: 50%}
 networkPolicy:
   enabled: true
@@ -126,6 +128,8 @@ func renderings(t *testing.T) map[string]rendering {
 type rendering struct {
 	text            string
 	deployments     []appsv1.Deployment
+	pods            []corev1.Pod
+	leases          []coordinationv1.Lease
 	services        []corev1.Service
 	secrets         []corev1.Secret
 	accounts        []corev1.ServiceAccount
@@ -233,6 +237,10 @@ func (r *rendering) add(t *testing.T, document []byte) {
 	case "": // a comment
 	case "Deployment":
 		r.deployments = append(r.deployments, strict[appsv1.Deployment](t, document))
+	case "Pod":
+		r.pods = append(r.pods, strict[corev1.Pod](t, document))
+	case "Lease":
+		r.leases = append(r.leases, strict[coordinationv1.Lease](t, document))
 	case "Service":
 		r.services = append(r.services, strict[corev1.Service](t, document))
 	case "Secret":

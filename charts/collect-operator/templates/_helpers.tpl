@@ -23,6 +23,12 @@ app.kubernetes.io/name: {{ include "collect.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
+{{- /* Of the pod of `helm test`: not those that the Service leads to. */}}
+{{- define "collect.checkLabels" -}}
+app.kubernetes.io/name: {{ printf "%s-check" (include "collect.name" . | trunc 57 | trimSuffix "-") | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end }}
+
 {{- /* Where a key is given twice, the chart's own value wins: no object may have a key twice. */}}
 {{- define "collect.labels" -}}
 {{- $own := dict

@@ -1,5 +1,6 @@
 //! The Collect Operator: observes the cluster, asks core what to do, applies it.
 
+mod check;
 mod clock;
 mod context;
 mod endpoint;
@@ -69,6 +70,8 @@ struct Args {
 enum Command {
     /// Run the operator.
     Run(Run),
+    /// Look at an installed operator: is it ready, does it let in whom it should, has it what it needs?
+    Check(check::Check),
 }
 
 #[derive(clap::Args)]
@@ -122,9 +125,16 @@ fn main() -> ExitCode {
         eprintln!("a TLS provider is installed already");
         return ExitCode::FAILURE;
     }
-    let Command::Run(args) = Args::parse().command;
-    log_to_stderr(args.log_format);
+    let command = Args::parse().command;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let args = match command {
+        Command::Run(args) => args,
+        Command::Check(args) => {
+            let is_well = runtime.is_ok_and(|runtime| runtime.block_on(check::run(&args)));
+            return if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
+    };
+    log_to_stderr(args.log_format);
     match runtime.map_err(Stop::Io).and_then(|runtime| runtime.block_on(run(args))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(stop) => {
