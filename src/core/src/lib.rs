@@ -26,4 +26,5 @@ pub mod states;
 pub mod straggler;
 pub mod task;
 pub mod text;
+pub mod trace;
 pub mod tree;
