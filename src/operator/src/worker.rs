@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use collect_api::{Attempt, labels, protocol::Endpoint, shard::ShardProgress};
+use collect_api::{
+    Attempt, labels,
+    protocol::{Endpoint, Origin},
+    shard::ShardProgress,
+};
 use collect_core::{
     assignment::Share,
     attempts::Entries,
@@ -194,7 +198,7 @@ pub async fn sweep(ctx: &Context, place: &Place<'_>, entries: Entries<'_>) -> Re
 }
 
 /// What a worker is given to reach this operator, and its share of the source's limits.
-pub fn share(ctx: &Context, limits: Option<&collect_api::source::Limits>, workers: i32) -> Share {
+pub fn share(ctx: &Context, limits: Option<&collect_api::source::Limits>, workers: i32, origin: Origin) -> Share {
     Share {
         endpoint: Some(Endpoint {
             url: ctx.settings.endpoint_url.clone(),
@@ -203,6 +207,7 @@ pub fn share(ctx: &Context, limits: Option<&collect_api::source::Limits>, worker
         }),
         rate: collect_core::assignment::rate_share(limits, workers),
         report_after_ms: 3_000,
+        origin,
     }
 }
 
