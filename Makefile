@@ -50,7 +50,7 @@ lint: ## Check formatting, clippy, generated files, chart, scripts, dependencies
 .PHONY: fmt
 fmt: ## Format the code.
 	@cargo fmt --all
-	gofmt -w tests/cluster tests/charts tests/dashboards tests/docs deploy/images
+	gofmt -w tests/cluster tests/charts tests/dashboards tests/docs tests/otel deploy/images
 
 .PHONY: build
 build: ## Build all programs for development.

@@ -8,6 +8,7 @@
 //! | [`operator`]| operators that can be started, killed and started again |
 //! | [`played`]  | collectors that the node plays, for tests of scale |
 //! | [`programs`]| the programs under test and the worker's image |
+//! | [`otel`]    | a receiver of spans, and what it was sent |
 //! | [`audit`]   | who wrote what, from the API server's own log |
 //! | [`sink`]    | what a reader finds: `_current.json`, the file list, the manifests, the records |
 //! | [`tasks`]   | CollectTasks for the sample source |
@@ -22,6 +23,7 @@ pub mod cluster;
 pub mod demo;
 pub mod http;
 pub mod operator;
+pub mod otel;
 pub mod played;
 pub mod programs;
 pub mod sink;
