@@ -50,7 +50,7 @@ lint: ## Check formatting, clippy, generated files, chart, scripts, dependencies
 .PHONY: fmt
 fmt: ## Format the code.
 	@cargo fmt --all
-	gofmt -w tests/cluster tests/charts tests/dashboards tests/docs tests/release deploy/images deploy/sbom
+	gofmt -w tests/cluster tests/charts tests/dashboards tests/docs tests/otel tests/release deploy/images deploy/sbom
 
 .PHONY: build
 build: ## Build all programs for development.

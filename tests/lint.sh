@@ -22,13 +22,13 @@ check() {
 
 go_is_formatted() {
   local ugly
-  ugly=$(gofmt -l tests/cluster tests/charts tests/dashboards tests/docs tests/release deploy/images deploy/sbom)
+  ugly=$(gofmt -l tests/cluster tests/charts tests/dashboards tests/docs tests/otel tests/release deploy/images deploy/sbom)
   [[ -z $ugly ]] || { echo "run make fmt: $ugly" && return 1; }
 }
 
 go_vet() {
   local folder
-  for folder in tests/cluster tests/charts tests/dashboards tests/docs tests/release deploy/images deploy/sbom; do
+  for folder in tests/cluster tests/charts tests/dashboards tests/docs tests/otel tests/release deploy/images deploy/sbom; do
     (cd "$folder" && CGO_ENABLED=0 GOTOOLCHAIN=local go vet -trimpath -tags grpcnotrace ./...) || return
   done
 }

@@ -108,6 +108,10 @@ func TestTheFieldsOfEveryValueReachTheOperator(t *testing.T) {
 		operator.ReadinessProbe.PeriodSeconds != 7 {
 		t.Errorf("probes %+v %+v %+v", operator.StartupProbe, operator.LivenessProbe, operator.ReadinessProbe)
 	}
+	traced := corev1.EnvVar{Name: "OTEL_EXPORTER_OTLP_ENDPOINT", Value: "http://collector.example:4318"}
+	if !slices.Contains(operator.Env, traced) {
+		t.Errorf("variables %+v", operator.Env)
+	}
 	if operator.Env[len(operator.Env)-1].Name != "RUST_LOG" || operator.VolumeMounts[1].MountPath != "/etc/ssl/certs" ||
 		pod.Volumes[1].ConfigMap.Name != "roots" || operator.SecurityContext.Privileged == nil {
 		t.Errorf("container %+v", operator)
@@ -227,7 +231,7 @@ func TestTheNetworkPolicyLetsThroughWhatIsNeededAndNothingElse(t *testing.T) {
 	want = `{"in":[{"ports":[{"port":9443}],"from":[{"namespaceSelector":{"matchLabels":{"team":"data"}}}]},{"ports":[{"port":9090}]},` +
 		test(`[{"port":9443},{"port":9090}]`, "cope-check") + `,{"ports":[{"port":1}]}],` +
 		`"out":[{"ports":[{"protocol":"UDP","port":53},{"protocol":"TCP","port":53},{"protocol":"UDP","port":5353},{"protocol":"TCP","port":5353}],` +
-		`"to":[{"namespaceSelector":{}}]},{"ports":[{"port":8443}],"to":[{"ipBlock":{"cidr":"192.0.2.0/24"}}]},{"ports":[{"port":2}]}]}`
+		`"to":[{"namespaceSelector":{}}]},{"ports":[{"port":8443}],"to":[{"ipBlock":{"cidr":"192.0.2.0/24"}}]},{"ports":[{"port":9318}],"to":[{"namespaceSelector":{}}]},{"ports":[{"port":2}]}]}`
 	if string(got) != want {
 		t.Errorf("it lets through\n%s\nnot\n%s", got, want)
 	}

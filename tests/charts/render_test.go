@@ -53,6 +53,7 @@ endpoint:
 http: {port: 9090}
 lease: {enabled: false}
 log: {format: text}
+tracing: {endpoint: "http://collector.example:4318"}
 service: {annotations: {prometheus.io/scrape: "true"}}
 resources: {requests: {cpu: 1, memory: 128Mi}, limits: {cpu: "2", memory: 512Mi}}
 probes: {startup: {failureThreshold: 60}, liveness: {initialDelaySeconds: 5}, readiness: {periodSeconds: 7}}
@@ -82,6 +83,7 @@ networkPolicy:
   metrics: {from: []}
   dns: {ports: [53, 5353], to: [{namespaceSelector: {}}]}
   apiServer: {ports: [8443], to: [{ipBlock: {cidr: 192.0.2.0/24}}]}
+  tracing: {ports: [9318], to: [{namespaceSelector: {}}]}
   extraIngress: [{ports: [{port: 1}]}]
   extraEgress: [{ports: [{port: 2}]}]
 skipApiChecks: true

@@ -165,6 +165,7 @@ worker: {image: {repository: ""}}
 watchNamespace: a,b
 endpoint: {url: "http://plain", port: 80, tls: {sans: [a]}}
 log: {format: xml}
+tracing: {endpoint: "http://user:secret@collector:4318"}
 resources: {request: {cpu: 1}}
 probes: {liveness: {httpGet: {path: /}}}
 updateStrategy: {type: OnDelete}
@@ -193,6 +194,7 @@ dashboards: {grafanaOperator: {selector: {}}}
 		"at '/endpoint/port': minimum",
 		"at '/endpoint/tls': additional properties 'sans' not allowed",
 		"at '/log/format': value must be one of 'json', 'text'",
+		"at '/tracing/endpoint': 'http://user:secret@collector:4318' does not match",
 		"at '/resources': additional properties 'request' not allowed",
 		"at '/probes/liveness': additional properties 'httpGet' not allowed",
 		"at '/updateStrategy/type': value must be one of 'RollingUpdate', 'Recreate'",

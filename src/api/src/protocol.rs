@@ -86,6 +86,23 @@ pub struct Assignment {
     pub report_after_ms: u64,
     /// 32 hexadecimal digits that name the run in every log line.
     pub trace_id: String,
+    /// What else log lines and spans name; absent where nobody says it, which changes nothing of the work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+}
+
+/// What log lines and spans of a worker name beside the run and the attempt.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Origin {
+    /// Name of the task that the work belongs to.
+    pub task: String,
+    /// Name of the shard; absent for the work of a root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<String>,
+    /// The span of the attempt, in the form of the W3C's `traceparent`: the parent of the worker's spans.
+    #[serde(default)]
+    pub traceparent: String,
 }
 
 /// What a worker does. Exactly one kind.

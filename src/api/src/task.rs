@@ -343,6 +343,10 @@ pub struct CollectTaskStatus {
     /// Run that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<i64>,
+    /// Trace id of the run, 32 hexadecimal digits: in every log line of operator and workers about it, and in its spans; only at the root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub trace_id: Option<String>,
     /// Ready, Complete, Failed, Verified; Reconciling and Stalled only while they are true.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]

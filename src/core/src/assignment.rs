@@ -4,13 +4,13 @@ use collect_api::{
     CollectTaskSpec,
     plan::{Item, PathStep},
     protocol::{
-        Assignment, Checkpoint, CollectWork, CommitWork, Endpoint, HookWork, Identity, MAX_ASSIGNMENT_BYTES, PlanWork,
-        RateShare, Work,
+        Assignment, Checkpoint, CollectWork, CommitWork, Endpoint, HookWork, Identity, MAX_ASSIGNMENT_BYTES, Origin,
+        PlanWork, RateShare, Work,
     },
     source::{Limits, Source},
 };
 
-use crate::names;
+use crate::trace;
 
 /// An assignment that can't be made.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +52,8 @@ pub struct Share {
     pub rate: RateShare,
     /// First report.
     pub report_after_ms: u64,
+    /// What its log lines and spans name.
+    pub origin: Origin,
 }
 
 /// A worker's share of the source's limits, when `workers` share them.
@@ -130,7 +132,8 @@ fn build(
         endpoint: share.endpoint,
         rate_share: share.rate,
         report_after_ms: share.report_after_ms,
-        trace_id: names::trace_id(run.root_uid, run.run),
+        trace_id: trace::run(run.root_uid, run.run).trace_id(),
+        origin: Some(share.origin),
     })
 }
 

@@ -48,6 +48,8 @@ pub struct WorkerDefaults {
     pub image: String,
     /// Pull policy.
     pub pull_policy: String,
+    /// Environment variables beside those that the protocol names. Whoever may read Jobs reads them: nothing secret.
+    pub env: Vec<(String, String)>,
 }
 
 /// What the Job is for.
@@ -163,7 +165,7 @@ fn pod(job: &JobFor<'_>, spec: &CollectTaskSpec, worker: Worker, defaults: &Work
     let (image, command, args, env) = match &job.runs {
         Runs::Worker(assignment, _) => {
             let image = worker.image.unwrap_or_else(|| defaults.image.clone());
-            (image, None, None, worker_env(assignment))
+            (image, None, None, worker_env(assignment, defaults))
         }
         Runs::Own(own, event) => {
             let some = |list: &[String]| Some(list.to_vec()).filter(|list| !list.is_empty());
@@ -228,9 +230,9 @@ fn env(name: &str, value: &str) -> EnvVar {
     EnvVar { name: name.into(), value: Some(value.into()), ..EnvVar::default() }
 }
 
-fn worker_env(assignment: &str) -> Vec<EnvVar> {
+fn worker_env(assignment: &str, defaults: &WorkerDefaults) -> Vec<EnvVar> {
     let uid = ObjectFieldSelector { field_path: "metadata.uid".into(), ..ObjectFieldSelector::default() };
-    vec![
+    let own = [
         env(ASSIGNMENT_ENV, assignment),
         EnvVar {
             name: POD_UID_ENV.into(),
@@ -240,7 +242,8 @@ fn worker_env(assignment: &str) -> Vec<EnvVar> {
         // Workers find what is mounted through these, so that a node without mount namespaces can serve them too.
         env("COLLECT_SECRETS_DIR", SECRETS_DIR),
         env("COLLECT_VOLUME_DIR", VOLUME_DIR),
-    ]
+    ];
+    own.into_iter().chain(defaults.env.iter().map(|(name, value)| env(name, &value.replace("$(", "$$(")))).collect()
 }
 
 /// What the user says, and over it what happened: COLLECT_EVENT is the same as JSON.
@@ -403,13 +406,29 @@ mod tests {
         }
     }
 
+    fn defaults() -> WorkerDefaults {
+        WorkerDefaults { image: "worker:1".into(), pull_policy: "IfNotPresent".into(), env: Vec::new() }
+    }
+
     fn example() -> Job {
-        build(&job_for(), &spec(), &WorkerDefaults { image: "worker:1".into(), pull_policy: "IfNotPresent".into() })
+        build(&job_for(), &spec(), &defaults())
     }
 
     #[test]
     fn the_job_of_an_attempt() {
         insta::assert_snapshot!(serde_json::to_string_pretty(&example()).unwrap());
+    }
+
+    #[test]
+    fn a_worker_is_given_the_operators_variables_as_they_are() {
+        let env = vec![("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), "http://x/$(HOME)".to_owned())];
+        let built = build(&job_for(), &spec(), &WorkerDefaults { env, ..defaults() });
+        let container = built.spec.unwrap().template.spec.unwrap().containers.remove(0);
+        let last = container.env.unwrap().pop().unwrap();
+        assert_eq!(
+            (last.name.as_str(), last.value.as_deref()),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", Some("http://x/$$(HOME)"))
+        );
     }
 
     #[test]
@@ -434,8 +453,8 @@ mod tests {
         };
         let event = HookEvent { hook: "afterSuccess".into(), task: "x".into(), ..HookEvent::default() };
         let job = JobFor { work: "after-success", runs: Runs::Own(&own, &event), ..job_for() };
-        let built =
-            build(&job, &spec(), &WorkerDefaults { image: "worker:1".into(), pull_policy: "IfNotPresent".into() });
+        let with_env = WorkerDefaults { env: vec![("ENDPOINT".into(), "http://x".into())], ..defaults() };
+        let built = build(&job, &spec(), &with_env);
         let pod = built.spec.unwrap().template.spec.unwrap();
         let names: Vec<_> = pod.volumes.unwrap().into_iter().map(|volume| volume.name).collect();
         assert_eq!(names, ["tmp", "secret"], "neither the token nor the source's or sink's secrets");
@@ -446,6 +465,7 @@ mod tests {
         };
         assert_eq!((told("CHANNEL"), told("COLLECT_TASK")), ("ops".to_owned(), "x".to_owned()));
         assert!(told("COLLECT_EVENT").contains("afterSuccess"));
+        assert!(!container.env.iter().flatten().any(|env| env.name == "ENDPOINT"), "that is for workers");
     }
 
     #[test]

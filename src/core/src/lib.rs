@@ -28,4 +28,5 @@ pub mod straggler;
 pub mod task;
 pub mod tell;
 pub mod text;
+pub mod trace;
 pub mod tree;

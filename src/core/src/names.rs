@@ -47,11 +47,6 @@ pub fn plan_chunk(root: &str, root_uid: &str, run: i64, attempt: i32, index: i32
     format!("{root}-plan-{}-r{run}-a{attempt}-{index}", hash(&[root_uid], 5))
 }
 
-/// 32 hexadecimal digits that name a run in every log line.
-pub fn trace_id(root_uid: &str, run: i64) -> String {
-    format!("{:032x}", xxhash_rust::xxh3::xxh3_128(format!("{root_uid}/{run}").as_bytes()))
-}
-
 /// A number in 0..1 that depends on the texts alone; stands for chance where core needs jitter.
 pub fn jitter(parts: &[&str]) -> f64 {
     f64::from((xxh3_64(parts.join("\u{0}").as_bytes()) >> 32) as u32) / f64::from(u32::MAX)

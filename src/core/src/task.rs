@@ -19,7 +19,7 @@ use crate::{
     redrive::round,
     resolve::RetryPolicy,
     rollup::Rolled,
-    text,
+    text, trace,
 };
 
 /// Shares of the work that are noted when they are reached, in percent.
@@ -99,6 +99,12 @@ pub fn begun(task: &CollectTask, run: i64, token: Option<String>, now: Timestamp
     let mut new = CollectTaskStatus {
         phase: Some(Phase::Pending),
         run: Some(run),
+        trace_id: task
+            .metadata
+            .uid
+            .as_deref()
+            .filter(|_| task.spec.part_of.is_none())
+            .map(|uid| trace::run(uid, run).trace_id()),
         started_at: Some(whole_seconds(now)),
         conditions: old.conditions,
         selector: Some(selector(task)),

@@ -11,6 +11,7 @@ mod metrics;
 mod ready;
 mod shard;
 mod task;
+mod trace;
 mod watch;
 mod worker;
 mod write;
@@ -48,6 +49,7 @@ use crate::{
     error::{Class, Error, chain},
     metrics::{Metrics, requests::Counted},
     ready::Ready,
+    trace::Traced,
     watch::{Outlets, PodIndex},
     write::Object,
 };
@@ -145,13 +147,11 @@ fn main() -> ExitCode {
 }
 
 fn log_to_stderr(format: LogFormat) {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,kube_client=warn"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format {
-        LogFormat::Json => log.json().flatten_event(true).init(),
-        LogFormat::Text => log.init(),
-    }
+    let format = match format {
+        LogFormat::Json => collect_telemetry::Format::Json,
+        LogFormat::Text => collect_telemetry::Format::Text,
+    };
+    collect_telemetry::start("collect-operator", env!("CARGO_PKG_VERSION"), format, "info,kube_client=warn");
 }
 
 /// Why the operator ends.
@@ -170,6 +170,7 @@ enum Stop {
 }
 
 async fn run(args: Run) -> Result<(), Stop> {
+    collect_telemetry::export();
     let mut config = Config::infer().await?;
     // A request that is sent again behind our back would break the ledger; every pass repeats what has to be repeated.
     config.default_retry = false;
@@ -183,6 +184,7 @@ async fn run(args: Run) -> Result<(), Stop> {
         workers: WorkerDefaults {
             image: args.worker_image.clone(),
             pull_policy: args.worker_image_pull_policy.clone(),
+            env: collect_telemetry::environment(),
         },
     };
     let ready = Ready::default();
@@ -289,6 +291,7 @@ async fn run(args: Run) -> Result<(), Stop> {
         }
     })
     .await;
+    collect_telemetry::flush(Duration::from_secs(2)).await;
     Ok(())
 }
 
@@ -347,7 +350,7 @@ fn spawn_controller<K, F>(
     stop: CancellationToken,
     pass: fn(Arc<K>, Arc<Context>) -> F,
 ) where
-    K: Object,
+    K: Object + Traced,
     F: Future<Output = Result<Action, Error>> + Send + 'static,
 {
     let queue = queue.map(Ok::<_, Infallible>).take_until(stop.cancelled_owned());
@@ -362,7 +365,7 @@ fn spawn_controller<K, F>(
     });
 }
 
-async fn measure<K: Object, F: Future<Output = Result<Action, Error>>>(
+async fn measure<K: Object + Traced, F: Future<Output = Result<Action, Error>>>(
     object: Arc<K>,
     ctx: Arc<Context>,
     pass: fn(Arc<K>, Arc<Context>) -> F,
@@ -370,7 +373,7 @@ async fn measure<K: Object, F: Future<Output = Result<Action, Error>>>(
     let uid = object.uid().unwrap_or_default();
     let begun = clock::instant();
     let _runs = ctx.metrics.pass_begins(K::KIND);
-    let result = pass(object, ctx.clone()).await;
+    let result = trace::pass(trace::span(object.as_ref()), Box::pin(pass(object, ctx.clone()))).await;
     let outcome = match &result {
         Ok(_) => {
             ctx.went_well(&uid);
@@ -384,7 +387,8 @@ async fn measure<K: Object, F: Future<Output = Result<Action, Error>>>(
 }
 
 /// What follows an error: growing waits with jitter, per object.
-fn policy<K: Object>(object: Arc<K>, error: &Error, ctx: Arc<Context>) -> Action {
+fn policy<K: Object + Traced>(object: Arc<K>, error: &Error, ctx: Arc<Context>) -> Action {
+    let _lines = trace::lines(object.as_ref()).entered();
     let uid = object.uid().unwrap_or_default();
     match error.class() {
         Class::Conflict => {

@@ -1,6 +1,9 @@
 //! What all ledgers share: seeing an attempt's worker, creating it, stopping it.
 
-use collect_api::{Attempt, labels, protocol::Endpoint};
+use collect_api::{
+    Attempt, labels,
+    protocol::{Endpoint, Origin},
+};
 use collect_core::{
     assignment::Share,
     attempts::Entries,
@@ -153,7 +156,7 @@ pub async fn sweep(ctx: &Context, place: &Place<'_>, entries: Entries<'_>) -> Re
 }
 
 /// What a worker is given to reach this operator, and its share of the source's limits.
-pub fn share(ctx: &Context, limits: Option<&collect_api::source::Limits>, workers: i32) -> Share {
+pub fn share(ctx: &Context, limits: Option<&collect_api::source::Limits>, workers: i32, origin: Origin) -> Share {
     Share {
         endpoint: Some(Endpoint {
             url: ctx.settings.endpoint_url.clone(),
@@ -162,6 +165,7 @@ pub fn share(ctx: &Context, limits: Option<&collect_api::source::Limits>, worker
         }),
         rate: collect_core::assignment::rate_share(limits, workers),
         report_after_ms: 3_000,
+        origin,
     }
 }
 

@@ -18,6 +18,7 @@ use serde_json::Value;
 use crate::{
     error::{Error, code},
     metrics::Metrics,
+    trace,
 };
 
 /// An object of ours or of Kubernetes that lives in a namespace.
@@ -92,6 +93,7 @@ impl Writer {
             Err(error) => code(error).map_or_else(|| "none".to_owned(), |code| code.to_string()),
         };
         self.metrics.api_write(verb, kind, &code);
+        trace::wrote();
     }
 
     /// Creates an object once; the caller decides what an error means.

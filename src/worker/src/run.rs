@@ -7,12 +7,15 @@ use collect_api::protocol::{
 };
 use collect_data::{Control, Ending, Error, Settings, Signal};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use crate::{assignment, log, report::Reporter, termination, usage};
 
 /// Longest time that a worker which leaves spends on handing over its checkpoint; it is in the termination message too.
 const LAST_REPORT: Duration = Duration::from_secs(3);
+
+/// Longest time that a worker whose work has ended spends on handing over its spans.
+const LAST_SPANS: Duration = Duration::from_secs(2);
 
 /// How the work ended.
 struct End {
@@ -42,25 +45,26 @@ pub async fn run() -> i32 {
     let assignment = match assignment::read() {
         Ok(assignment) => assignment,
         Err(message) => {
-            tracing::error!(message, "no assignment");
+            tracing::error!(why = message, "no assignment");
             let error = WorkError { reason: "AssignmentInvalid".into(), message, retry_after_ms: None };
             let end = End { error: Some(error), ..End::with(exit::PERMANENT) };
             return leave(end, Usage::default());
         }
     };
-    let span = tracing::info_span!("worker", trace_id = assignment.trace_id, attempt = assignment.attempt);
-    carry_out(&assignment, &assignment::settings()).instrument(span).await
+    let code = carry_out(&assignment, &assignment::settings()).instrument(log::span(&assignment)).await;
+    collect_telemetry::flush(LAST_SPANS).await;
+    code
 }
 
 async fn carry_out(assignment: &Assignment, settings: &Settings) -> i32 {
     let control = Control::new(&assignment.rate_share);
-    let listening = tokio::spawn(pause_on_signal(control.clone()));
+    let listening = tokio::spawn(pause_on_signal(control.clone()).in_current_span());
     let reporter = Reporter::new(assignment, &control);
     let reporting = reporter.clone().map(|reporter| {
         let first_after_ms = assignment.report_after_ms;
         tokio::spawn(async move { reporter.run(first_after_ms).await }.in_current_span())
     });
-    tracing::info!(slice = assignment.identity.slice_folder(), kind = kind(&assignment.work), "the work begins");
+    tracing::info!(slice = assignment.identity.slice_folder(), "the work begins");
     let mut end = work(assignment, settings, &control, reporter.as_deref()).await;
     if let Some(reporting) = &reporting {
         reporting.abort();
@@ -68,15 +72,6 @@ async fn carry_out(assignment: &Assignment, settings: &Settings) -> i32 {
     listening.abort();
     hand_over_checkpoint(&mut end, reporter.as_deref()).await;
     leave(end, usage_of(&control))
-}
-
-fn kind(work: &Work) -> &'static str {
-    match work {
-        Work::Collect(_) => "collect",
-        Work::Plan(_) => "plan",
-        Work::Commit(_) => "commit",
-        Work::Hook(_) => "hook",
-    }
 }
 
 async fn work(assignment: &Assignment, settings: &Settings, control: &Control, reporter: Option<&Reporter>) -> End {
@@ -122,7 +117,8 @@ async fn plan(
     match collect_data::plan(assignment, work, settings, control).await {
         Ok(plan) => {
             if let Some(reporter) = reporter {
-                reporter.hand_over(&plan.chunks).await;
+                let span = tracing::debug_span!("hand over", chunks = plan.result.chunks);
+                reporter.hand_over(&plan.chunks).instrument(span).await;
             }
             End::done(exit::DONE, WorkResult::Plan(plan.result))
         }
@@ -179,6 +175,15 @@ fn usage_of(control: &Control) -> Usage {
     }
 }
 
+/// Notes in the worker's span how it ended.
+fn note(end: &End, usage: &Usage) {
+    let span = Span::current();
+    span.record("exit_code", end.code).record("records", usage.records).record("requests", usage.requests);
+    if let Some(error) = &end.error {
+        span.record("reason", &error.reason).record("otel.status_code", "ERROR");
+    }
+}
+
 /// Writes the last words and gives the exit code.
 fn leave(end: End, usage: Usage) -> i32 {
     match &end.error {
@@ -192,6 +197,7 @@ fn leave(end: End, usage: Usage) -> i32 {
             "the work ended"
         ),
     }
+    note(&end, &usage);
     let message = TerminationMessage { result: end.result, error: end.error, checkpoint: end.checkpoint, usage };
     let path = assignment::termination_log();
     if let Err(error) = termination::write(&path, &message) {

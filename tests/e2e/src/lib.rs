@@ -10,6 +10,7 @@
 //! | [`played`]  | collectors that the node plays, for tests of scale |
 //! | [`programs`]| the programs under test and the worker's image |
 //! | [`cases`]   | what the API server must accept and refuse |
+//! | [`otel`]    | a receiver of spans, and what it was sent |
 //! | [`audit`]   | who wrote what, from the API server's own log |
 //! | [`rights`]  | what the operators asked for, against what the chart grants |
 //! | [`docs`]    | the commands of the documentation |
@@ -29,6 +30,7 @@ pub mod docs;
 pub mod http;
 pub mod node;
 pub mod operator;
+pub mod otel;
 pub mod played;
 pub mod programs;
 pub mod rights;

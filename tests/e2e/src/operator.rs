@@ -36,6 +36,7 @@ pub struct Operator {
     kubeconfig: PathBuf,
     log: PathBuf,
     log_filter: String,
+    variables: Vec<(String, String)>,
     child: Option<Child>,
 }
 
@@ -78,7 +79,7 @@ impl Operator {
         space.note_log(&log);
         let log_filter =
             std::env::var("RUST_LOG").unwrap_or_else(|_| "info,collect=debug,collect_operator=debug".into());
-        Self { http, arguments, kubeconfig, log, log_filter, child: None }
+        Self { http, arguments, kubeconfig, log, log_filter, variables: Vec::new(), child: None }
     }
 
     /// Logs what it logs as it is shipped, which is less than a test wants to know.
@@ -88,8 +89,16 @@ impl Operator {
 
     /// Sets a flag to another value, for the next start.
     pub fn set(&mut self, flag: &str, value: &str) {
-        self.arguments.retain(|argument| argument != "--no-lease" || flag != "--no-lease");
+        if let Some(place) = self.arguments.iter().position(|argument| argument == flag) {
+            self.arguments.drain(place..place + 2);
+        }
         self.arguments.extend([flag.to_owned(), value.to_owned()]);
+    }
+
+    /// Sets a variable of its environment, for the next start.
+    pub fn set_variable(&mut self, name: &str, value: &str) {
+        self.variables.retain(|(known, _)| known != name);
+        self.variables.push((name.to_owned(), value.to_owned()));
     }
 
     /// Starts it, on the same ports as before, and waits until it is ready.
@@ -110,6 +119,7 @@ impl Operator {
             .args(&self.arguments)
             .env("KUBECONFIG", &self.kubeconfig)
             .env("RUST_LOG", &self.log_filter)
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors)

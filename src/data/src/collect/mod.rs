@@ -6,6 +6,7 @@
 mod checkpoint;
 mod keys;
 mod slice;
+mod spent;
 mod tally;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -16,6 +17,9 @@ use collect_api::{
     sink::Sink,
     source::Source,
 };
+
+use tokio::time::Instant;
+use tracing::{Instrument, debug_span, instrument};
 
 pub use keys::Keys;
 pub use tally::{ItemEnd, finish_item, name_of};
@@ -32,6 +36,7 @@ use crate::{
 };
 use checkpoint::Place;
 use slice::Slice;
+use spent::Spent;
 
 /// How the collection of a slice ended, if not with an error.
 #[derive(Clone, Debug, PartialEq)]
@@ -86,7 +91,7 @@ pub async fn collect(
     settings: &Settings,
     control: &Control,
 ) -> Result<Ending, Error> {
-    let collector = Collector::new(assignment, work, settings, control)?;
+    let collector = debug_span!("prepare").in_scope(|| Collector::new(assignment, work, settings, control))?;
     tokio::select! {
         biased;
         () = control.aborted() => Ok(Ending::Fenced),
@@ -145,6 +150,7 @@ impl<'a> Collector<'a> {
     }
 
     /// The slice with the parts of a checkpoint, and where to go on.
+    #[instrument(name = "adopt", level = "debug", skip_all, fields(seq = checkpoint.seq))]
     async fn begin(&self, checkpoint: Checkpoint) -> Result<(Slice<'_>, Checkpoint), Error> {
         if let Some(slice) = Slice::adopt(self.assignment, self.settings, &self.store, &checkpoint).await? {
             return Ok((slice, checkpoint));
@@ -170,7 +176,8 @@ impl<'a> Collector<'a> {
         let Ok(mut resume) = place_within(from) else { return Ok(Read::CursorRefused) };
         for (index, item) in items.iter().enumerate().skip(first) {
             let resumed = resume.take();
-            match self.read_item(slice, index, item, resumed, &mut expected).await? {
+            let (span, spent) = Spent::on(index);
+            match self.read_item(slice, index, item, resumed, &mut expected, spent).instrument(span).await? {
                 Read::All => {}
                 ended @ (Read::Paused(_) | Read::CursorRefused) => return Ok(ended),
             }
@@ -185,6 +192,7 @@ impl<'a> Collector<'a> {
         item: &Item,
         resumed: Option<(State, ItemTally)>,
         expected: &mut [Option<i64>],
+        mut spent: Spent,
     ) -> Result<Read, Error> {
         let values = self.values(item);
         // Page numbers and offsets never grow old.
@@ -199,11 +207,13 @@ impl<'a> Collector<'a> {
         loop {
             let at = Place { item: index, state: reader.state().clone(), tally: end.so_far() };
             self.control.note(|progress| progress.stage = Stage::Reading);
+            let begun = Instant::now();
             let fetched = tokio::select! {
                 biased;
                 _ = self.control.stopped() => return slice.pause(at, self.control).await.map(Read::Paused),
                 fetched = reader.fetch() => fetched,
             };
+            spent.fetched(begun);
             let fetched = match fetched {
                 Err(Error::Http(error)) if may_refuse && refuses_cursor(error.refused_with()) => {
                     return Ok(Read::CursorRefused);
@@ -212,6 +222,7 @@ impl<'a> Collector<'a> {
                 Ok(fetched) => fetched,
             };
             self.control.note(|progress| progress.stage = Stage::Writing);
+            let begun = Instant::now();
             let stop = match fetched {
                 Fetched::PastEnd => reader.advance(&Facts::default())?,
                 Fetched::Page(answer) => match self.take(slice, &mut reader, &mut end, &values, &answer).await {
@@ -220,6 +231,7 @@ impl<'a> Collector<'a> {
                     stop => stop?,
                 },
             };
+            spent.written(begun, end.read());
             may_refuse = false;
             if let Some((slot, share)) = expected.get_mut(index).zip(end.share()) {
                 *slot = Some(share);
@@ -289,6 +301,7 @@ impl<'a> Collector<'a> {
         });
     }
 
+    #[instrument(name = "commit", level = "debug", skip_all)]
     async fn commit(&self, mut slice: Slice<'_>, path: String) -> Result<Ending, Error> {
         self.control.note(|progress| progress.stage = Stage::Committing);
         slice.close(None).await?;

@@ -12,6 +12,7 @@ use collect_api::{
 };
 use serde_json::value::RawValue;
 use tokio::time::Instant;
+use tracing::instrument;
 
 use super::{
     checkpoint::{self, Place},
@@ -249,6 +250,7 @@ impl<'a> Slice<'a> {
     }
 
     /// Closes the open part and takes a checkpoint there, unless it would not fit: then the part stays open.
+    #[instrument(name = "checkpoint", level = "debug", skip_all, fields(seq = self.seq + 1))]
     pub async fn checkpoint(&mut self, place: Option<Place>, item: usize, control: &Control) -> Result<(), Error> {
         let closed = self.closed + i32::from(self.open.is_some());
         let Some(checkpoint) = self.make(place.as_ref(), item, closed) else { return Ok(()) };

@@ -9,6 +9,8 @@ use collect_api::{
     sink::Sink,
 };
 
+use tracing::{Instrument, debug_span};
+
 pub use list::{LIST, Visible, lines};
 pub use prune::{Folder, superfluous};
 
@@ -125,13 +127,13 @@ pub async fn commit(
     let store = Store::open(sink, settings)?;
     // First of all: nothing below may touch the folder of another task, nor a run that a newer one has replaced.
     check_current(&store, identity).await?;
-    let visible = list::read(&store, identity).await?;
+    let visible = list::read(&store, identity).instrument(debug_span!("manifests")).await?;
     check_complete(&visible, identity, work)?;
     // After the manifests: what they name must be among it.
     let listed = store.list(&identity.run_folder()).await?;
     list::check_parts(&visible, &listed)?;
     let lines = lines(&visible.parts)?;
-    let list = put_list(&store, identity, work.revision, &lines).await?;
+    let list = put_list(&store, identity, work.revision, &lines).instrument(debug_span!("list")).await?;
     let mut result = CommitResult {
         files: i64::try_from(visible.parts.len()).unwrap_or(i64::MAX),
         records: visible.records,
@@ -139,9 +141,9 @@ pub async fn commit(
         removed: 0,
         list,
     };
-    result.removed = list::remove_unnamed(&store, identity, &visible, listed).await?;
-    move_current(&store, identity, &result, visible.newest_ms).await?;
-    prune::prune(&store, identity, visible.newest_ms, work.keep_runs).await?;
+    result.removed = list::remove_unnamed(&store, identity, &visible, listed).instrument(debug_span!("remove")).await?;
+    move_current(&store, identity, &result, visible.newest_ms).instrument(debug_span!("move current")).await?;
+    prune::prune(&store, identity, visible.newest_ms, work.keep_runs).instrument(debug_span!("prune")).await?;
     Ok(result)
 }
 

@@ -4,6 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use collect_api::plan::Part;
 use tokio::task::JoinHandle;
+use tracing::Instrument;
 
 use crate::{
     Error,
@@ -165,7 +166,7 @@ impl Reader {
             let state = State { at: place.clone(), ..self.state.clone() };
             let request = self.endpoint.page(&self.draft, &state)?;
             let client = Arc::clone(&self.client);
-            let fetch = Aborting(tokio::spawn(async move { client.send(&request).await }));
+            let fetch = Aborting(tokio::spawn(async move { client.send(&request).await }.in_current_span()));
             at = self.following(&place);
             self.ahead.push_back(Ahead { at: place, fetch });
         }

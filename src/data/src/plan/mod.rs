@@ -15,6 +15,8 @@ use collect_api::{
     source::Source,
 };
 
+use tracing::{Instrument, debug_span};
+
 pub use chunk::Chunks;
 pub use claim::{CURRENT, Current, claim};
 pub use walk::{Choice, Node, Tree, independent_total, walk};
@@ -137,11 +139,12 @@ pub async fn plan(
     let Sink::ObjectStore(sink) = &assignment.sink;
     control.note(|progress| progress.stage = Stage::Planning);
     let client = Client::new(source, &Secrets::below(&settings.secrets_dir), settings.page_bytes, control)?;
-    claim(&Store::open(sink, settings)?, &assignment.identity, &settings.attempt_folder(assignment.attempt)).await?;
+    let (store, folder) = (Store::open(sink, settings)?, settings.attempt_folder(assignment.attempt));
+    claim(&store, &assignment.identity, &folder).instrument(debug_span!("claim")).await?;
     let client = std::sync::Arc::new(client);
-    let tree = walk(&client, source, &work.decompose, &Choice::All).await?;
+    let tree = walk(&client, source, &work.decompose, &Choice::All).instrument(debug_span!("walk")).await?;
     let total = match &work.total {
-        Some(total) => Some(walk::independent_total(&client, source, total).await?),
+        Some(total) => Some(walk::independent_total(&client, source, total).instrument(debug_span!("total")).await?),
         None => None,
     };
     write(&tree, total)

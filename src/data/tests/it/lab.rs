@@ -89,6 +89,7 @@ impl Lab {
             rate_share: RateShare::default(),
             report_after_ms: 1000,
             trace_id: "0".repeat(32),
+            origin: None,
         }
     }
 

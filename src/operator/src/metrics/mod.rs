@@ -239,7 +239,8 @@ impl Metrics {
     pub fn text(&self, told: Vec<Sample>) -> String {
         let mut by_name: BTreeMap<&'static str, Vec<Sample>> = BTreeMap::new();
         let version = Sample::new(&table::BUILD_INFO, [env!("CARGO_PKG_VERSION")], 1.0);
-        for sample in told.into_iter().chain(process::samples()).chain([version]) {
+        let lost = Sample::new(&table::SPANS_LOST, [], collect_telemetry::lost() as f64);
+        for sample in told.into_iter().chain(process::samples()).chain([version, lost]) {
             by_name.entry(sample.row.name).or_default().push(sample);
         }
         let mut of_the_moment = Registry::default();

@@ -95,6 +95,8 @@ table! {
         UNDECODABLE: "collect_undecodable_objects_total" Counter, ["kind"],
             "Events about objects that could not be read; the objects are ignored";
         WORKER_CALLS: "collect_worker_calls_total" Counter, ["path", "code"], "Calls of the worker endpoint by status code of the answer";
+        SPANS_LOST: "collect_trace_spans_lost_total" Counter, [],
+            "Spans of the operator that the OTLP endpoint did not take, or that came too fast; 0 where no endpoint is set";
         RESIDENT_MEMORY: "process_resident_memory_bytes" Gauge, [], "Resident memory of the operator";
         CPU_SECONDS: "process_cpu_seconds_total" Counter, [], "CPU time of the operator";
         START_TIME: "process_start_time_seconds" Gauge, [], "When the operator was started";

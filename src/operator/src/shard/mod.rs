@@ -23,6 +23,7 @@ use crate::{
     context::Context,
     error::Error,
     shard::observe::{Observed, observe},
+    trace,
     worker::{self, Place},
 };
 
@@ -166,7 +167,8 @@ async fn create(ctx: &Context, shard: &CollectShard, seen: &Observed, place: &Pl
     };
     let checkpoint = shard.status.as_ref().and_then(|status| status.checkpoint.as_ref());
     let sharers = worker::sharers(&seen.root.spec, plan.map_or(1, |plan| plan.shards));
-    let share = worker::share(ctx, assignment::limits(&seen.root.spec), sharers);
+    let origin = trace::origin(shard, place.work, n);
+    let share = worker::share(ctx, assignment::limits(&seen.root.spec), sharers, origin);
     let assignment =
         assignment::collect(&run, &seen.path, shard.spec.index, &shard.spec.slice.items, checkpoint, n, share)?;
     let Some(owner) = worker::owner(shard) else { return Ok(()) };
@@ -208,12 +210,13 @@ async fn record(
     }
     let Some(attempt) = new.attempts.iter().find(|attempt| attempt.n == n) else { return Ok(()) };
     ctx.metrics.attempt(place.work, attempt);
+    trace::attempt_ended(shard, place.work, attempt, at.now);
     let usage = &end.message.usage;
     let never_told = status.progress.as_ref().is_none_or(|progress| progress.attempt != n);
     ctx.source_requests(place.owner_uid, place.key(n), never_told, (usage.requests, usage.retries));
     let outcome = attempt.outcome.as_ref().map(ToString::to_string).unwrap_or_default();
     let message = attempt.message.clone().unwrap_or_default();
-    info!(shard = place.owner, attempt = n, outcome, message, "attempt ended");
+    info!(shard = place.owner, attempt = n, outcome, why = message, "attempt ended");
     let note = format!("attempt {n}: {outcome}: {message}");
     match new.phase {
         Some(ShardPhase::Failed) => ctx.tell(shard, &Told { warning: true, reason: reason::FAILED.into(), note }).await,

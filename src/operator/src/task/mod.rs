@@ -12,7 +12,7 @@ use collect_api::{CollectTask, CollectTaskStatus, Phase, condition::reason, labe
 use collect_core::{conditions::At, halt, task as core, tell};
 use kube::{ResourceExt, runtime::controller::Action};
 
-use crate::{clock, context::Context, error::Error, watch::controller_of};
+use crate::{clock, context::Context, error::Error, trace, watch::controller_of};
 
 /// One pass over a task.
 pub async fn reconcile(task: Arc<CollectTask>, ctx: Arc<Context>) -> Result<Action, Error> {
@@ -130,6 +130,7 @@ pub async fn write(ctx: &Context, task: &CollectTask, new: &CollectTaskStatus) -
         let old = task.status.clone().unwrap_or_default();
         if task.spec.part_of.is_none() {
             measure_phase(ctx, task, &old, new);
+            trace::run_ended(task, &old, new, clock::now());
         }
         if old.phase != new.phase && new.phase.as_ref().is_some_and(Phase::is_terminal) {
             wake_dependents(ctx, task);

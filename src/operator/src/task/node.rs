@@ -19,7 +19,7 @@ use collect_core::{
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{ResourceExt, runtime::controller::Action};
-use tracing::info;
+use tracing::{Instrument, info};
 
 use crate::{
     clock,
@@ -30,7 +30,7 @@ use crate::{
         observe::{self, Children},
         resync, write,
     },
-    worker,
+    trace, worker,
     write::Object,
 };
 
@@ -131,7 +131,8 @@ pub async fn pass(ctx: &Context, task: &CollectTask, place: &Place<'_>, commit: 
                 Commit::Done(result) => Some(result),
                 _ => None,
             };
-            write_report(ctx, task, place.root, run, comparison, artifacts).await?;
+            let span = trace::validation(&comparison);
+            write_report(ctx, task, place.root, run, comparison, artifacts).instrument(span).await?;
         }
         action = Action::requeue(Duration::from_secs(1));
     }

@@ -33,6 +33,7 @@ use crate::{
     context::Context,
     error::Error,
     task::{at, observe, resync, root::delete_chunks, write},
+    trace,
     worker::{self, Place},
 };
 
@@ -317,7 +318,7 @@ async fn create(ctx: &Context, task: &CollectTask, place: &Place<'_>, n: i32, wh
         plan_digest: plan.filter(|_| which != Which::Plan).map_or("", |plan| plan.digest.as_str()),
         spec: &task.spec,
     };
-    let share = worker::share(ctx, assignment::limits(&task.spec), 1);
+    let share = worker::share(ctx, assignment::limits(&task.spec), 1, trace::origin(task, place.work, n));
     let worker = |assignment| assignment::env_value(&assignment).map(|value| Runs::Worker(value, None));
     let hook = match which {
         Which::Hook(kind) => kind.of(task.spec.hooks.as_ref()).map(|hook| (hook, hooks::event(task, kind))),
@@ -398,7 +399,7 @@ async fn record(
     if let Some(attempt) = &attempt {
         let outcome = attempt.outcome.as_ref().map(ToString::to_string).unwrap_or_default();
         let work = which.word();
-        info!(task = task.name_any(), work, attempt = n, outcome, message = attempt.message, "attempt ended");
+        info!(task = task.name_any(), work, attempt = n, outcome, why = attempt.message, "attempt ended");
         let after_the_end = status.phase.as_ref().is_some_and(Phase::is_terminal);
         if !done && !after_the_end {
             new.message = attempt.message.clone().map(|message| format!("{work} attempt {n}: {outcome}: {message}"));
@@ -409,6 +410,7 @@ async fn record(
     }
     if let Some(attempt) = &attempt {
         ctx.metrics.attempt(which.word(), attempt);
+        trace::attempt_ended(task, which.word(), attempt, clock::now());
         // What its reports said was not recorded, so all of it is counted here, once.
         ctx.metrics
             .source_requests(end.message.usage.requests.unsigned_abs(), end.message.usage.retries.unsigned_abs());

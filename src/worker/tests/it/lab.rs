@@ -99,6 +99,7 @@ impl Lab {
             rate_share: RateShare { requests_per_second: None, concurrency: Some(1) },
             report_after_ms: 50,
             trace_id: "0123456789abcdef0123456789abcdef".into(),
+            origin: None,
         }
     }
 
