@@ -243,6 +243,8 @@ const NAME_PATTERN: &str = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*
 /// Judges objects by the definitions that this program was built with.
 pub struct Linter {
     schemas: BTreeMap<String, Value>,
+    /// Where the kinds that can be scaled hold their number of replicas.
+    scales: BTreeMap<String, String>,
     checker: Checker,
     rules: Rules,
     name: Option<Regex>,
@@ -252,15 +254,19 @@ impl Linter {
     /// Reads the definitions.
     pub fn new() -> Result<Self, Error> {
         let definitions = crd::all().map_err(|error| Error::Encode(error.to_string()))?;
-        let schemas = definitions
-            .into_iter()
-            .filter_map(|(_, definition)| {
-                let kind = text_at(&definition, "/spec/names/kind").to_owned();
-                Some((kind, definition.pointer("/spec/versions/0/schema/openAPIV3Schema")?.clone()))
-            })
-            .collect();
+        let (mut schemas, mut scales) = (BTreeMap::new(), BTreeMap::new());
+        for (_, definition) in &definitions {
+            let kind = text_at(definition, "/spec/names/kind").to_owned();
+            let scale = text_at(definition, "/spec/versions/0/subresources/scale/specReplicasPath");
+            if !scale.is_empty() {
+                scales.insert(kind.clone(), scale.to_owned());
+            }
+            if let Some(schema) = definition.pointer("/spec/versions/0/schema/openAPIV3Schema") {
+                schemas.insert(kind, schema.clone());
+            }
+        }
         let name = Regex::new(&format!("^(?:{NAME_PATTERN})$")).ok();
-        Ok(Self { schemas, checker: Checker::default(), rules: Rules::default(), name })
+        Ok(Self { schemas, scales, checker: Checker::default(), rules: Rules::default(), name })
     }
 
     /// Findings about a file, and how many objects of ours are in it.
@@ -335,9 +341,13 @@ impl Linter {
         };
         decoding(schema, object, root, &mut problems);
         self.metadata(object, old, root, &mut problems);
-        let whole = as_stored(object);
-        let before = old.map(as_stored);
+        let stored = |object: &Value| schema::without_nulls(schema, &as_stored(object));
+        let whole = stored(object);
+        let before = old.map(stored);
         self.checker.check(schema, &whole, before.as_ref(), root, &mut problems);
+        if let Some(path) = self.scales.get(kind) {
+            schema::check_scale(path, &whole, root, &mut problems);
+        }
         if problems.iter().any(|problem| problem.kind == Kind::Blocking) {
             let message = "Invalid value: null: some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
             problems.push(root.problem(Kind::Plain, message.into()));
@@ -483,7 +493,7 @@ spec:
     fn rules_are_not_evaluated_on_a_broken_object_and_it_says_so() {
         let text = SMALLEST.replace("spec:\n", "spec:\n  parallelism: many\n  dependsOn: [{name: stations}]\n");
         let found = said(&text);
-        assert_eq!(found.len(), 2, "{found:#?}");
+        assert_eq!(found.len(), 3, "{found:#?}");
         assert!(found[0].contains("some validation rules were not checked"), "{found:#?}");
         let text = SMALLEST.replace("spec:\n", "spec:\n  dependsOn: [{name: stations}]\n");
         assert_eq!(

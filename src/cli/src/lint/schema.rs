@@ -89,6 +89,27 @@ pub fn unknown_fields(schema: &Value, value: &Value, at: &Place, out: &mut Vec<P
     }
 }
 
+/// The value without members that are null: as if nobody had written them. What stands in a list stays.
+pub fn without_nulls(schema: &Value, value: &Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let known = |name: &str| schema.get("properties").and_then(|properties| properties.get(name));
+            let map = schema.get("additionalProperties").filter(|values| values.is_object());
+            let kept = members.iter().filter_map(|(name, inner)| match known(name).or(map) {
+                Some(_) if inner.is_null() => None,
+                Some(inner_schema) => Some((name.clone(), without_nulls(inner_schema, inner))),
+                None => Some((name.clone(), inner.clone())),
+            });
+            Value::Object(kept.collect())
+        }
+        Value::Array(items) => {
+            let inner_schema = schema.get("items").unwrap_or(&Value::Null);
+            Value::Array(items.iter().map(|item| without_nulls(inner_schema, item)).collect())
+        }
+        other => other.clone(),
+    }
+}
+
 /// Checks values against schemas; patterns are compiled once.
 #[derive(Debug, Default)]
 pub struct Checker {
@@ -308,6 +329,72 @@ fn check_number(schema: &Value, number: Number, at: &Place, out: &mut Vec<Proble
     }
 }
 
+/// What the API server says once more, in other words, of the field that the scale subresource shows.
+pub fn check_scale(path: &str, object: &Value, root: &Place, out: &mut Vec<Problem>) {
+    let mut value = object;
+    let mut seen = String::new();
+    let mut at = root.clone();
+    let names: Vec<&str> = path.trim_start_matches('.').split('.').collect();
+    let wrong = |seen: &str, value: &Value, wanted: &str| {
+        let (shown, type_) = go_value(value);
+        format!("Invalid value: 0: {seen} accessor error: {shown} is of the type {type_}, expected {wanted}")
+    };
+    let mut message = None;
+    for name in names {
+        match value {
+            Value::Object(members) => match members.get(name) {
+                Some(inner) => value = inner,
+                None => return,
+            },
+            _ => {
+                message = Some(wrong(&seen, value, "map[string]interface{}"));
+                break;
+            }
+        }
+        seen.push_str(&format!(".{name}"));
+        at = at.child(name);
+    }
+    let message = message.or_else(|| match value {
+        Value::Number(number) => match Number::of(number) {
+            Number::Int(int) if int < 0 => Some(format!("Invalid value: {int}: should be a non-negative integer")),
+            Number::Int(int) if int > i64::from(i32::MAX) => {
+                Some(format!("Invalid value: {int}: should be less than or equal to {}", i32::MAX))
+            }
+            Number::Int(_) => None,
+            Number::Float(_) => Some(wrong(&seen, value, "int64")),
+        },
+        other => Some(wrong(&seen, other, "int64")),
+    });
+    out.extend(message.map(|message| Problem {
+        field: path.to_owned(),
+        pointer: at.pointer,
+        message,
+        kind: Kind::Plain,
+    }));
+}
+
+/// `%v` and `%T` of a value in Go.
+fn go_value(value: &Value) -> (String, &'static str) {
+    match value {
+        Value::Null => ("<nil>".into(), "<nil>"),
+        Value::Bool(value) => (value.to_string(), "bool"),
+        Value::String(text) => (text.clone(), "string"),
+        Value::Number(number) => match Number::of(number) {
+            number @ Number::Int(_) => (number.to_string(), "int64"),
+            number @ Number::Float(_) => (number.to_string(), "float64"),
+        },
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(|item| go_value(item).0).collect();
+            (format!("[{}]", items.join(" ")), "[]interface {}")
+        }
+        Value::Object(members) => {
+            let members: Vec<String> =
+                members.iter().map(|(name, value)| format!("{name}:{}", go_value(value).0)).collect();
+            (format!("map[{}]", members.join(" ")), "map[string]interface {}")
+        }
+    }
+}
+
 fn check_enum(schema: &Value, value: &Value, at: &Place, out: &mut Vec<Problem>) {
     let Some(allowed) = schema.get("enum").and_then(Value::as_array) else { return };
     if allowed.contains(value) {
@@ -399,6 +486,16 @@ mod tests {
         fields.sort_unstable();
         assert_eq!(fields, ["a[1].d", "h", "m.k.e"]);
         assert!(out.iter().any(|problem| problem.message == "unknown field \"a[1].d\""));
+    }
+
+    #[test]
+    fn null_is_as_if_it_were_not_there_but_in_lists_and_where_anything_goes() {
+        let schema = json!({"properties": {
+            "a": {}, "m": {"additionalProperties": {}}, "l": {"items": {"properties": {"b": {}}}},
+            "any": {"x-kubernetes-preserve-unknown-fields": true},
+        }});
+        let value = json!({"a": null, "m": {"k": null}, "l": [null, {"b": null}], "any": {"c": null}});
+        assert_eq!(without_nulls(&schema, &value), json!({"m": {}, "l": [null, {}], "any": {"c": null}}));
     }
 
     #[test]
