@@ -8,7 +8,7 @@ use collect_e2e::{
     Cluster, Node, Space,
     cases::{
         Then::{self, Accept, Refuse},
-        bounds, child, creations, object, report_spec, samples, shard_spec, smallest, task, updates, walk, with,
+        bounds, child, creations, object, report_spec, samples, shard_spec, smallest, task, updates, walk,
     },
     cluster,
 };
