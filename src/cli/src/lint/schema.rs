@@ -89,6 +89,27 @@ pub fn unknown_fields(schema: &Value, value: &Value, at: &Place, out: &mut Vec<P
     }
 }
 
+/// The value without members that are null: as if nobody had written them. What stands in a list stays.
+pub fn without_nulls(schema: &Value, value: &Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let known = |name: &str| schema.get("properties").and_then(|properties| properties.get(name));
+            let map = schema.get("additionalProperties").filter(|values| values.is_object());
+            let kept = members.iter().filter_map(|(name, inner)| match known(name).or(map) {
+                Some(_) if inner.is_null() => None,
+                Some(inner_schema) => Some((name.clone(), without_nulls(inner_schema, inner))),
+                None => Some((name.clone(), inner.clone())),
+            });
+            Value::Object(kept.collect())
+        }
+        Value::Array(items) => {
+            let inner_schema = schema.get("items").unwrap_or(&Value::Null);
+            Value::Array(items.iter().map(|item| without_nulls(inner_schema, item)).collect())
+        }
+        other => other.clone(),
+    }
+}
+
 /// Checks values against schemas; patterns are compiled once.
 #[derive(Debug, Default)]
 pub struct Checker {
@@ -465,6 +486,16 @@ mod tests {
         fields.sort_unstable();
         assert_eq!(fields, ["a[1].d", "h", "m.k.e"]);
         assert!(out.iter().any(|problem| problem.message == "unknown field \"a[1].d\""));
+    }
+
+    #[test]
+    fn null_is_as_if_it_were_not_there_but_in_lists_and_where_anything_goes() {
+        let schema = json!({"properties": {
+            "a": {}, "m": {"additionalProperties": {}}, "l": {"items": {"properties": {"b": {}}}},
+            "any": {"x-kubernetes-preserve-unknown-fields": true},
+        }});
+        let value = json!({"a": null, "m": {"k": null}, "l": [null, {"b": null}], "any": {"c": null}});
+        assert_eq!(without_nulls(&schema, &value), json!({"m": {}, "l": [null, {}], "any": {"c": null}}));
     }
 
     #[test]
