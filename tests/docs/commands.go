@@ -25,7 +25,7 @@ var (
 		"--prefix --previous --raw --recursive --replicas --selector -l --list --server-side --show-labels --since --sort-by --subresource --tail --timeout --type --watch -w")
 	helm = strings.Fields("dependency get history install lint list package pull push repo rollback show status template test uninstall upgrade version")
 	// Programs that pages use and that this repository does not make.
-	programs = strings.Fields("aws cargo cat cd curl cut docker duckdb echo eval export flux git go gofmt grep head jq mc mkdir openssl python3 sha256sum skopeo sort ssh-keygen tail uniq wc xargs zstd")
+	programs = strings.Fields("aws cargo cat cd curl cut docker duckdb echo eval export flux git go gofmt grep head jq ln mc mkdir openssl python3 sha256sum skopeo sort ssh-keygen tail uniq wc xargs zstd")
 )
 
 // repository is what commands in pages may refer to.

@@ -100,6 +100,9 @@ fn table<'a>(what: &str, args: impl Iterator<Item = &'a Arg>) -> String {
     text
 }
 
+/// Mark of a block of commands that no test runs: see docs/contributing.md.
+const ILLUSTRATIVE: &str = "<!-- illustrative: from the program's help -->";
+
 /// Indented lines become a block of code.
 fn prose(text: &str) -> String {
     let mut lines = Vec::new();
@@ -107,7 +110,7 @@ fn prose(text: &str) -> String {
     for line in text.lines() {
         let is_code = line.starts_with("  ");
         match (in_code, is_code) {
-            (false, true) => lines.push("```sh illustrative".to_owned()),
+            (false, true) => lines.extend([ILLUSTRATIVE, "```sh"].map(str::to_owned)),
             (true, false) => lines.push("```".to_owned()),
             _ => {}
         }
