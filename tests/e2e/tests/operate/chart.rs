@@ -7,7 +7,9 @@ use std::{
 
 use collect_api::{CollectTask, Phase, labels};
 use collect_e2e::{
-    Cluster, Space, audit, cluster,
+    Cluster, Space, audit,
+    chaos::node,
+    cluster,
     demo::{RELEASE, SYSTEM},
     figure, http, sink,
     space::{condition, phase},
@@ -222,6 +224,10 @@ pub async fn another_replica_takes_over_from_a_leader_that_is_killed(lab: &Lab, 
     let leads = until_leader_but(lab, None).await;
     let pods: Api<Pod> = Api::namespaced(lab.client.clone(), SYSTEM);
     let began = Instant::now();
+    // With SIGKILL, or it would give the lease back as it leaves; and the pod with it, or the kubelet would start it again.
+    let uid = leads.uid().unwrap_or_default();
+    let process = node::running(lab.cluster, node::OPERATOR).into_iter().find(|process| process.pod == uid);
+    assert!(node::kill(lab.cluster, &process.expect("the leader runs on this node")), "the leader can be killed");
     let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
     pods.delete(&leads.name_any(), &now).await.expect("a pod can be deleted");
     until_leader_but(lab, leads.uid().as_deref()).await;
