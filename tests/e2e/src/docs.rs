@@ -280,6 +280,7 @@ pub async fn on_the_demo(cluster: &Cluster) -> usize {
         // Some start the operator again.
         kubectl(&["--namespace", demo::SYSTEM, "rollout", "status", &deployment, "--timeout=60s"]);
     }
+    kubectl(&["--namespace", demo::NAMESPACE, "delete", "ct", "villages", "--timeout=60s"]);
     blocks.len()
 }
 

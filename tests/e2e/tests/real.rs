@@ -68,7 +68,9 @@ async fn the_demo_collects_every_village_and_is_lean_and_goes_without_a_trace() 
     let worker = mebibytes(&text, "worker memory:");
     assert!(worker[0] > 1.0 && worker[0] <= 128.0, "worker: {worker:?} MiB");
 
+    let began = Instant::now();
     figure("blocks of commands of the documentation on a real node", docs::on_the_demo(cluster).await);
+    figure("seconds for these", began.elapsed().as_secs());
     uninstall_in_the_middle(cluster, name).await;
 }
 
