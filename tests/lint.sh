@@ -52,7 +52,7 @@ helm_lint() {
 main() {
   tests/prerequisites.sh cargo go cc c++ cmake flock shellcheck promtool amtool
   check "rust is formatted" cargo fmt --all --check
-  check "clippy has nothing to say" cargo clippy --workspace --all-targets --test scale --locked -- -D warnings
+  check "clippy has nothing to say" cargo clippy --workspace --all-targets --test real --test chaos_real --test operate --test scale --test rights --locked -- -D warnings
   check "go is formatted" go_is_formatted
   check "go vet has nothing to say" go_vet
   check "scripts are clean to shellcheck" scripts_are_clean

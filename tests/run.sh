@@ -34,19 +34,19 @@ go_tests() {
 # The programs as they are shipped, static, the kubectl plugin and the demo's among them; sizes of images are checked on the way.
 images() { deploy/build-images.sh operator worker registry s3d; }
 
-# Each end-to-end binary brings up the cluster that it needs and takes it down again; it runs the programs as they are shipped. The one
-# with thousands of shards keeps the processor busy, the others mostly wait: side by side.
+# Each end-to-end binary brings up the cluster that it needs and takes it down again; it runs the programs as they are shipped. Most of them
+# wait most of the time, so those on a real node and the one with thousands of shards run beside the others.
 rust_tests() {
-  local beside scale status=0
+  local beside others=(--test real --test chaos_real --test operate --test scale) others_pid status=0
   COLLECT_BIN_DIR=$CARGO_TARGET_DIR/$(uname -m)-unknown-linux-gnu/release
   RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}
   export COLLECT_BIN_DIR RUST_TEST_THREADS
-  cargo test --workspace --locked --no-run && cargo test --workspace --locked --test scale --no-run || return
+  cargo test --workspace --locked --no-run && cargo test --workspace --locked "${others[@]}" --no-run || return
   beside=$(mktemp)
-  cargo test --workspace --locked --test scale >"$beside" 2>&1 &
-  scale=$!
+  cargo test --workspace --locked --no-fail-fast "${others[@]}" >"$beside" 2>&1 &
+  others_pid=$!
   cargo test --workspace --locked --no-fail-fast || status=1
-  wait "$scale" || status=1
+  wait "$others_pid" || status=1
   cat "$beside"
   rm "$beside"
   return "$status"

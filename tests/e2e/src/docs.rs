@@ -37,7 +37,7 @@ pub const SCENARIOS: &[(&str, &str)] = &[
     // The demo on a real node, with a tree `villages` in its namespace.
     ("demo", "tests/e2e/tests/real.rs"),
     // The quickstart, from nothing.
-    ("quickstart", "tests/e2e/tests/quickstart.rs"),
+    ("quickstart", "tests/e2e/tests/operate/quickstart.rs"),
 ];
 
 /// Time that a block may take.
