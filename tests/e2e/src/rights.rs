@@ -138,7 +138,7 @@ fn allowed_by(annotations: &BTreeMap<String, String>) -> Option<&str> {
 /// # Errors
 /// If the log can't be read.
 pub fn asked(log: impl BufRead) -> std::io::Result<Vec<Asked>> {
-    let mut found = BTreeMap::new();
+    let mut found: BTreeMap<(String, Kind), Asked> = BTreeMap::new();
     let mut everywhere = BTreeSet::new();
     let account = format!(":{ACCOUNT}");
     for line in log.lines() {
@@ -165,8 +165,8 @@ pub fn asked(log: impl BufRead) -> std::io::Result<Vec<Asked>> {
             everywhere.insert(username.clone());
         }
         let own = object.namespace == of;
-        let key = (username.clone(), role.clone(), object.api_group.clone(), resource.clone(), verb.clone(), own);
-        let asked = found.entry(key).or_insert_with(|| Asked {
+        let kind = (role.clone(), object.api_group.clone(), resource.clone(), verb.clone(), own);
+        let asked = found.entry((username.clone(), kind)).or_insert_with(|| Asked {
             role,
             group: object.api_group,
             resource,
@@ -189,6 +189,7 @@ pub fn asked(log: impl BufRead) -> std::io::Result<Vec<Asked>> {
     Ok(united.into_values().collect())
 }
 
+/// What tells kinds of questions apart: role, group, resource, verb, and whether the account has its rights there.
 type Kind = (Option<String>, String, String, String, bool);
 
 fn unite(united: &mut BTreeMap<Kind, Asked>, one: Asked) {

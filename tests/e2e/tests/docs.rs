@@ -219,9 +219,7 @@ async fn control(cluster: &'static Cluster) -> usize {
 }
 
 /// Removes the operator, and then all that it knew, as docs/operations/install.md says. Nothing may come after it.
-async fn uninstall(cluster: &'static Cluster) -> usize {
-    let desk = Desk::new(cluster, "uninstall").await;
-    desk.stations(false).await;
+async fn uninstall(cluster: &Cluster, desk: &Desk) -> usize {
     let blocks = docs::of_scenario("uninstall");
     for (i, block) in blocks.iter().enumerate() {
         desk.terminal.run(block).await;
@@ -247,13 +245,15 @@ async fn every_command_does_what_its_page_says() {
     install(cluster);
     let (empty, stations, villages) =
         (docs::of_scenario("empty"), docs::of_scenario("stations"), docs::of_scenario("villages"));
-    let (a, b, c, d) = futures::join!(
+    let last = Desk::new(cluster, "uninstall").await;
+    let (a, b, c, d, ()) = futures::join!(
         each_page(cluster, "empty", &empty),
         each_page(cluster, "stations", &stations),
         each_page(cluster, "villages", &villages),
         control(cluster),
+        last.stations(false),
     );
-    let here = a + b + c + d + uninstall(cluster).await;
+    let here = a + b + c + d + uninstall(cluster, &last).await;
     let all = docs::blocks();
     let illustrative = all.iter().filter(|block| block.mark == Mark::Illustrative).count();
     let file = Path::new(file!()).file_name().and_then(|name| name.to_str()).expect("this file has a name");
