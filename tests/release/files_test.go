@@ -104,7 +104,8 @@ func TestTheChartInstallsFromItsArchive(t *testing.T) {
 	all := untargz(t, filepath.Base(chartArchive()))
 	sameFiles(t, all, "collect-operator/files/crds/", "crds", "*.yaml")
 	sameFiles(t, all, "collect-operator/files/dashboards/", "deploy/dashboards", "*.json")
-	sameFiles(t, all, "collect-operator/templates/", "charts/collect-operator/templates", "*")
+	sameFiles(t, all, "collect-operator/templates/", "charts/collect-operator/templates", "*.*")
+	sameFiles(t, all, "collect-operator/templates/tests/", "charts/collect-operator/templates/tests", "*.yaml")
 }
 
 func TestTheDefinitionsAreThoseOfTheRepository(t *testing.T) {
