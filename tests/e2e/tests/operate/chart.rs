@@ -19,6 +19,7 @@ use collect_registry::Effect;
 use k8s_openapi::{
     api::{
         apps::v1::Deployment,
+        coordination::v1::Lease,
         core::v1::{Namespace, Pod, Secret},
     },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
@@ -26,6 +27,7 @@ use k8s_openapi::{
 use kube::{
     Api, ResourceExt,
     api::{DeleteParams, ListParams, PostParams},
+    runtime::wait::await_condition,
 };
 use serde_json::json;
 
@@ -221,6 +223,16 @@ async fn until_leader_but(lab: &Lab, uid: Option<&str>) -> Pod {
 }
 
 pub async fn another_replica_takes_over_from_a_leader_that_is_killed(lab: &Lab, run: &Run) {
+    until_leader_but(lab, None).await;
+    // Somebody deletes the lease: it is made anew.
+    let leases: Api<Lease> = Api::namespaced(lab.client.clone(), SYSTEM);
+    leases.delete(RELEASE, &DeleteParams::default()).await.expect("the lease can be deleted");
+    let held = |lease: Option<&Lease>| {
+        let holder = lease.and_then(|lease| lease.spec.as_ref()?.holder_identity.as_deref());
+        holder.is_some_and(|holder| !holder.is_empty())
+    };
+    let back = tokio::time::timeout(SOON, await_condition(leases, RELEASE, held)).await;
+    back.expect("the lease is held again").expect("it can be watched");
     let leads = until_leader_but(lab, None).await;
     let pods: Api<Pod> = Api::namespaced(lab.client.clone(), SYSTEM);
     let began = Instant::now();
