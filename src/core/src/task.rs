@@ -462,7 +462,8 @@ pub fn may_be_recounted(status: &CollectTaskStatus) -> bool {
 /// A task may end before all that was created below it came into view, and that comes to its own end a little later (I10).
 /// What ended well counts what was committed, whatever becomes of the objects.
 pub fn recounted(status: &CollectTaskStatus, rolled: &Rolled) -> Option<CollectTaskStatus> {
-    if !may_be_recounted(status) {
+    // What a retry is about to take up is not at rest: it begins again soon, and the numbers with it.
+    if !may_be_recounted(status) || !rolled.at_rest {
         return None;
     }
     let mut new = status.clone();

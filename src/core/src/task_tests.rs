@@ -160,6 +160,8 @@ fn what_came_into_view_after_a_cancel_is_counted_all_the_same() {
     let counted = recounted(&cancelled, &later).unwrap();
     assert_eq!((counted.phase.as_ref(), counted.shards.as_ref()), (Some(&Phase::Cancelled), Some(&later.shards)));
     assert_eq!(recounted(&counted, &later), None);
+    let due = Rolled { at_rest: false, ..rolled(1, 0, 2) };
+    assert_eq!(recounted(&cancelled, &due), None, "a retry is about to take it up");
     let (good, _) = end(Verdict::Pass, None, Commit::Done(CommitResult::default()), true);
     assert_eq!(recounted(&good, &rolled(0, 0, 2)), None, "what was collected stays collected");
 }

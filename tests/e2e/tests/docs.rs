@@ -93,7 +93,11 @@ impl Desk {
         first["hooks"] =
             json!({"afterSuccess": {"run": {"http": {"url": told, "auth": first["source"]["http"]["auth"]}}}});
         self.apply("stations", &first);
-        self.until("stations", Phase::Succeeded).await;
+        let told = |task: &CollectTask| {
+            let hooks = task.status.as_ref().and_then(|status| status.hooks.as_ref());
+            hooks.and_then(|hooks| hooks.after_success.as_ref()).is_some_and(|hook| hook.succeeded == Some(true))
+        };
+        self.space.until("stations", "its hook has told of its success", SOON, told).await;
         if !with_readings {
             return;
         }
