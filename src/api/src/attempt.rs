@@ -118,6 +118,32 @@ pub struct Attempt {
 }
 
 impl Attempt {
+    /// An attempt that begins: the process `by` may create its Job.
+    pub fn authorised(n: i32, by: String, at: Time) -> Self {
+        Self {
+            n,
+            authorised_by: by,
+            authorised_at: at,
+            outcome: None,
+            reason: None,
+            message: None,
+            finished_at: None,
+            retry_after: None,
+            job: None,
+            job_uid: None,
+            pod: None,
+            node: None,
+            ip: None,
+            image: None,
+            started_at: None,
+            exit_code: None,
+            records: None,
+            bytes: None,
+            peak_memory_bytes: None,
+            cpu_seconds: None,
+        }
+    }
+
     /// Whether it has not ended, as far as the ledger knows.
     pub fn is_live(&self) -> bool {
         self.outcome.is_none()

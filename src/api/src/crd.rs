@@ -32,10 +32,15 @@ fn tidy_crd(crd: CustomResourceDefinition) -> Result<Value, serde_json::Error> {
             if let Some(schema) = version.pointer_mut("/schema/openAPIV3Schema") {
                 tidy(schema);
             }
-            // A task that nobody has looked at yet would count as done to kstatus, which `helm install --wait` and Flux go by:
-            // without a status there is nothing that it is not. No generation is -1, so the task is in progress from the start.
-            if let Some(Value::Object(status)) = version.pointer_mut(STATUS).filter(|_| kind == "CollectTask") {
-                status.insert("default".into(), json!({"observedGeneration": -1}));
+            // What nobody has looked at yet would count as done to kstatus, which `helm install --wait` and Flux go by: without a
+            // status there is nothing that it is not. No generation is -1, so it is in progress from the start.
+            let unseen = match kind.as_str() {
+                "CollectTask" => json!({"observedGeneration": -1}),
+                "CollectShard" => json!({"observedGeneration": -1, "phase": "Pending"}),
+                _ => continue,
+            };
+            if let Some(Value::Object(status)) = version.pointer_mut(STATUS) {
+                status.insert("default".into(), unseen);
             }
         }
     }

@@ -52,6 +52,36 @@ pub struct CollectShardSpec {
     pub index: i32,
     /// The slice.
     pub slice: Slice,
+    /// Its first attempt, where the shard is created because a worker may start at once. Absent where it waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_attempt: Option<FirstAttempt>,
+}
+
+/// The first attempt of a shard, authorised by the same write that creates the shard. It stands in status.attempts from the first
+/// write of the status on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FirstAttempt {
+    /// Random id of the operator process that may create the Job.
+    #[schemars(length(min = 1, max = 63))]
+    pub authorised_by: String,
+    /// When it was authorised.
+    pub authorised_at: Time,
+}
+
+impl CollectShard {
+    /// Enters the first attempt in the status, as long as nothing was written there: whoever reads a shard does this first, so that
+    /// the ledger is the same whether its beginning stands in the spec or in the status.
+    pub fn enter_first_attempt(&mut self) {
+        let Some(first) = &self.spec.first_attempt else { return };
+        let status = self.status.get_or_insert_default();
+        if status.attempts.is_empty() && status.folded.is_none() {
+            let first = first.clone();
+            status.attempts.push(Attempt::authorised(1, first.authorised_by, first.authorised_at));
+            status.attempt = Some(1);
+            status.phase = Some(ShardPhase::Running);
+        }
+    }
 }
 
 /// What a shard covers.

@@ -230,7 +230,9 @@ pub async fn watch(session: &Session, scope: &Scope) -> Result<BoxStream<'static
     };
     let mut all = vec![
         lasting(session.api_in(everywhere).await?, config(), Said::Task),
-        lasting(session.api_in(everywhere).await?, config(), Said::Shard),
+        lasting(session.api_in(everywhere).await?, config(), |shard| {
+            Said::Shard(shard.modify(CollectShard::enter_first_attempt))
+        }),
         lasting(session.api_in(everywhere).await?, config(), Said::Report),
     ];
     if let Scope::Tree { root } = scope {

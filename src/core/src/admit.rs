@@ -8,9 +8,10 @@ use std::{
     time::Duration,
 };
 
-use collect_api::{DesiredState, Phase};
+use collect_api::{Attempt, CollectShard, DesiredState, Phase, shard::ShardPhase};
+use jiff::Timestamp;
 
-use crate::{fold::FoldedIndexes, tree::PlanTree};
+use crate::{attempts::backoff_left, fold::FoldedIndexes, tree::PlanTree};
 
 /// A CollectTask as it stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,6 +48,27 @@ pub enum ShardState {
     Over,
 }
 
+impl ShardState {
+    /// Of a shard as it is seen.
+    pub fn of(shard: &CollectShard, now: Timestamp) -> Self {
+        let status = shard.status.as_ref();
+        let last = status.and_then(|status| status.attempts.last());
+        if last.is_some_and(Attempt::is_live) {
+            return Self::Live;
+        }
+        if status.and_then(|status| status.phase.as_ref()).is_some_and(ShardPhase::is_terminal) {
+            return Self::Over;
+        }
+        // A shard that is being deleted keeps its place until it is gone: its name is taken.
+        if shard.metadata.deletion_timestamp.is_some() {
+            return Self::Live;
+        }
+        let retried = last.zip(status).is_some_and(|(last, status)| last.n <= status.forgiven.unwrap_or(0));
+        let left = last.filter(|_| !retried).and_then(|attempt| backoff_left(attempt, now));
+        Self::Waiting(left.unwrap_or(Duration::ZERO))
+    }
+}
+
 /// What exists of a tree.
 #[derive(Clone, Debug, Default)]
 pub struct TreeSeen {
@@ -63,15 +85,24 @@ pub struct TreeSeen {
 pub struct Admission {
     /// Nodes (indexes in the tree) whose task is to be created.
     pub tasks: Vec<usize>,
-    /// Shards to be created: node and index.
-    pub shards: Vec<(usize, i32)>,
+    /// Shards to be created, each with its first attempt: there is a slot for it.
+    pub shards: Vec<NewShard>,
     /// Uids of the shards that may start or go on.
     pub starts: BTreeSet<String>,
-    /// When a waiting shard's time comes.
+    /// When a waiting shard's time comes, or when more may start.
     pub next: Option<Duration>,
 }
 
-/// Shards that wait for a slot in advance, so that a slot never waits for an object to be created.
+/// A shard to be created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewShard {
+    /// Its task, as an index in the tree.
+    pub node: usize,
+    /// Index within the task.
+    pub index: i32,
+}
+
+/// Shards that may wait (for a backoff, at the end of a pause) beside those that run, without keeping others from their slots.
 pub fn lookahead(parallelism: i32) -> i32 {
     (parallelism / 2).clamp(2, 50)
 }
@@ -79,13 +110,33 @@ pub fn lookahead(parallelism: i32) -> i32 {
 /// Objects created in one pass at most: the first of many start while the rest is still being made.
 const BATCH: usize = 64;
 
-/// One pass of admission.
-pub fn admit(tree: &PlanTree, seen: &TreeSeen, parallelism: i32) -> Admission {
+/// Shards that start at once in a new run; twice as many may run with each second that follows. A fault that concerns them all
+/// shows before hundreds have met it, and the first results do not wait behind hundreds of beginnings.
+const FIRST: i64 = 16;
+
+/// How many may run, and how long that holds. `worked_for` is how long this process has worked on the run. Whoever has ended shows
+/// that all is well, so that nobody waits any longer.
+fn bound(parallelism: i64, seen: &TreeSeen, worked_for: Duration) -> (i64, Option<Duration>) {
+    let doublings = worked_for.as_secs().min(32);
+    let gently = FIRST << doublings;
+    let mut shards = seen.shards.values().flat_map(BTreeMap::values);
+    let none_ended =
+        shards.all(|shard| shard.state != ShardState::Over) && seen.folded.values().all(|it| it.is_empty());
+    if gently < parallelism && none_ended {
+        (gently, Some(Duration::from_secs(doublings + 1).saturating_sub(worked_for)))
+    } else {
+        (parallelism, None)
+    }
+}
+
+/// One pass of admission. `worked_for` is how long this process has worked on the run.
+pub fn admit(tree: &PlanTree, seen: &TreeSeen, parallelism: i32, worked_for: Duration) -> Admission {
+    let (bound, next) = bound(i64::from(parallelism.max(0)), seen, worked_for);
     let mut pass = Pass {
         tree,
         seen,
-        out: Admission::default(),
-        window: i64::from(parallelism.max(0)) + i64::from(lookahead(parallelism)),
+        out: Admission { next, ..Admission::default() },
+        window: bound + i64::from(lookahead(parallelism)),
         unfinished: 0,
     };
     pass.unfinished = seen
@@ -98,7 +149,7 @@ pub fn admit(tree: &PlanTree, seen: &TreeSeen, parallelism: i32) -> Admission {
         .unwrap_or(i64::MAX);
     if !tree.nodes.is_empty() {
         let live = pass.live(0);
-        pass.node(0, DesiredState::Running, (i64::from(parallelism) - live).max(0));
+        pass.node(0, DesiredState::Running, (bound - live).max(0));
     }
     pass.out
 }
@@ -147,18 +198,9 @@ impl Pass<'_> {
         let (none, nothing) = (BTreeMap::new(), FoldedIndexes::default());
         let shards = self.seen.shards.get(&node.name).unwrap_or(&none);
         let folded = self.seen.folded.get(&node.name).unwrap_or(&nothing);
-        for shard_index in 0..node.shards.len() {
-            let Ok(shard_index) = i32::try_from(shard_index) else { break };
-            match shards.get(&shard_index) {
-                None if folded.shards.contains(shard_index) => {}
-                None if desired == DesiredState::Running
-                    && self.unfinished < self.window
-                    && self.out.shards.len() < BATCH =>
-                {
-                    self.unfinished += 1;
-                    self.out.shards.push((index, shard_index));
-                }
-                Some(ShardSeen { uid, state: ShardState::Waiting(wait) }) if desired == DesiredState::Running => {
+        for ShardSeen { uid, state } in shards.values() {
+            match state {
+                ShardState::Waiting(wait) if desired == DesiredState::Running => {
                     if !wait.is_zero() {
                         self.out.next = Some(self.out.next.map_or(*wait, |next| next.min(*wait)));
                     } else if used < own {
@@ -166,11 +208,23 @@ impl Pass<'_> {
                         self.out.starts.insert(uid.clone());
                     }
                 }
-                Some(ShardSeen { uid, state: ShardState::Live }) => {
+                ShardState::Live => {
                     self.out.starts.insert(uid.clone());
                 }
                 _ => {}
             }
+        }
+        let mut missing = (0..i32::try_from(node.shards.len()).unwrap_or(i32::MAX))
+            .filter(|shard| !folded.shards.contains(*shard) && !shards.contains_key(shard));
+        while desired == DesiredState::Running
+            && used < own
+            && self.unfinished < self.window
+            && self.out.shards.len() < BATCH
+            && let Some(shard) = missing.next()
+        {
+            used += 1;
+            self.unfinished += 1;
+            self.out.shards.push(NewShard { node: index, index: shard });
         }
         for (position, child) in node.children.iter().enumerate() {
             if !i32::try_from(position).is_ok_and(|position| folded.tasks.contains(position)) {
@@ -210,29 +264,33 @@ mod tests {
         seen.tasks.insert("root".into(), seen_task());
         let (mut most_live, mut most_unfinished) = (0, 0);
         for _ in 0..10_000 {
-            let admission = admit(tree, &seen, parallelism);
+            let admission = admit(tree, &seen, parallelism, Duration::ZERO);
             if admission == Admission::default() {
                 break;
             }
             for index in &admission.tasks {
                 seen.tasks.insert(tree.nodes[*index].name.clone(), seen_task());
             }
-            for (node, index) in &admission.shards {
+            for NewShard { node, index } in &admission.shards {
                 let name = &tree.nodes[*node].name;
-                let state = ShardState::Waiting(Duration::ZERO);
+                // Every third one fails at first and waits for its next attempt.
+                let state = if index % 3 == 0 { ShardState::Waiting(Duration::ZERO) } else { ShardState::Live };
                 seen.shards
                     .entry(name.clone())
                     .or_default()
                     .insert(*index, ShardSeen { uid: format!("{name}-{index}"), state });
             }
-            let unfinished =
-                seen.shards.values().flat_map(BTreeMap::values).filter(|s| s.state != ShardState::Over).count();
-            most_unfinished = most_unfinished.max(unfinished);
-            most_live = most_live.max(admission.starts.len());
+            let count = |state: &dyn Fn(ShardState) -> bool| {
+                seen.shards.values().flat_map(BTreeMap::values).filter(|shard| state(shard.state)).count()
+            };
+            most_unfinished = most_unfinished.max(count(&|state| state != ShardState::Over));
+            most_live = most_live.max(count(&|state| state == ShardState::Live));
             for shard in seen.shards.values_mut().flat_map(BTreeMap::values_mut) {
-                if admission.starts.contains(&shard.uid) {
-                    shard.state = ShardState::Over;
-                }
+                shard.state = match shard.state {
+                    ShardState::Live => ShardState::Over,
+                    ShardState::Waiting(_) if admission.starts.contains(&shard.uid) => ShardState::Live,
+                    state => state,
+                };
             }
         }
         let over = seen.shards.values().flat_map(BTreeMap::values).filter(|s| s.state == ShardState::Over).count();
@@ -258,7 +316,7 @@ mod tests {
         }
         let mut seen = TreeSeen::default();
         seen.tasks.insert("root".into(), seen_task());
-        assert_eq!(admit(&tree(&lines), &seen, 4).tasks.len(), 6);
+        assert_eq!(admit(&tree(&lines), &seen, 4, Duration::ZERO).tasks.len(), 6);
     }
 
     #[test]
@@ -270,8 +328,8 @@ mod tests {
         let indexes = |text| crate::ranges::IndexSet::parse(text).unwrap();
         seen.folded.insert("root".into(), FoldedIndexes { tasks: indexes("0"), ..Default::default() });
         seen.folded.insert("root-b".into(), FoldedIndexes { shards: indexes("0-1"), ..Default::default() });
-        let admission = admit(&tree, &seen, 4);
-        assert_eq!((admission.tasks, admission.shards), (vec![], vec![(2, 2)]));
+        let admission = admit(&tree, &seen, 4, Duration::ZERO);
+        assert_eq!((admission.tasks, admission.shards), (vec![], vec![NewShard { node: 2, index: 2 }]));
     }
 
     #[test]
@@ -280,7 +338,7 @@ mod tests {
         let mut seen = TreeSeen::default();
         seen.tasks.insert("root".into(), seen_task());
         seen.tasks.insert("root-a".into(), TaskSeen { desired: Some(DesiredState::Paused), ..seen_task() });
-        let admission = admit(&tree, &seen, 4);
+        let admission = admit(&tree, &seen, 4, Duration::ZERO);
         assert_eq!(admission.tasks, [2]);
         assert_eq!(admission.shards, []);
     }
@@ -301,7 +359,7 @@ mod tests {
                     .insert(index, ShardSeen { uid: format!("{name}-{index}"), state });
             }
         }
-        let starts: Vec<_> = admit(&tree, &seen, 3).starts.into_iter().collect();
+        let starts: Vec<_> = admit(&tree, &seen, 3, Duration::ZERO).starts.into_iter().collect();
         assert_eq!(starts, ["root-a-0", "root-b-0", "root-b-1"]);
     }
 
@@ -310,7 +368,25 @@ mod tests {
         let tree = two_leaves(1);
         let mut seen = TreeSeen::default();
         seen.tasks.insert("root".into(), seen_task());
-        assert_eq!(admit(&tree, &seen, 0).starts.len(), 0);
+        let admission = admit(&tree, &seen, 0, Duration::ZERO);
+        assert_eq!((admission.shards, admission.starts), (vec![], BTreeSet::new()));
+    }
+
+    #[test]
+    fn a_new_run_starts_gently_until_one_has_ended() {
+        let tree = tree(&[vec![task(&[], 0, 90)], (0..90).map(shard).collect()].concat());
+        let mut seen = TreeSeen::default();
+        seen.tasks.insert("root".into(), seen_task());
+        let started = |seen: &TreeSeen, after: u64| {
+            let admission = admit(&tree, seen, 50, Duration::from_millis(after));
+            (admission.shards.len(), admission.next)
+        };
+        assert_eq!(started(&seen, 0), (16, Some(Duration::from_secs(1))));
+        assert_eq!(started(&seen, 1_400), (32, Some(Duration::from_millis(600))));
+        assert_eq!(started(&seen, 2_000), (50, None));
+        let one = ShardSeen { uid: "s".into(), state: ShardState::Over };
+        seen.shards.entry("root".into()).or_default().insert(0, one);
+        assert_eq!(started(&seen, 0), (50, None));
     }
 
     #[test]
@@ -320,7 +396,7 @@ mod tests {
         seen.tasks.insert("root".into(), seen_task());
         let state = ShardState::Waiting(Duration::from_secs(7));
         seen.shards.entry("root".into()).or_default().insert(0, ShardSeen { uid: "s".into(), state });
-        let admission = admit(&tree, &seen, 4);
+        let admission = admit(&tree, &seen, 4, Duration::ZERO);
         assert!(admission.starts.is_empty());
         assert_eq!(admission.next, Some(Duration::from_secs(7)));
     }

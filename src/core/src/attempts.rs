@@ -155,28 +155,7 @@ pub fn authorise(
     now: Timestamp,
 ) -> i32 {
     let n = Entries { attempts, folded: folded.as_ref(), forgiven }.next_number();
-    attempts.push(Attempt {
-        n,
-        authorised_by: me.to_owned(),
-        authorised_at: whole_seconds(now),
-        outcome: None,
-        reason: None,
-        message: None,
-        finished_at: None,
-        retry_after: None,
-        job: None,
-        job_uid: None,
-        pod: None,
-        node: None,
-        ip: None,
-        image: None,
-        started_at: None,
-        exit_code: None,
-        records: None,
-        bytes: None,
-        peak_memory_bytes: None,
-        cpu_seconds: None,
-    });
+    attempts.push(Attempt::authorised(n, me.to_owned(), whole_seconds(now)));
     while attempts.len() > LISTED {
         let oldest = attempts.remove(0);
         let before = folded.take().unwrap_or_default();

@@ -26,6 +26,11 @@ pub struct FoldedIndexes {
 }
 
 impl FoldedIndexes {
+    /// Whether nothing is folded.
+    pub fn is_empty(&self) -> bool {
+        self.shards.is_empty() && self.tasks.is_empty()
+    }
+
     /// Reads them from a task's status.
     pub fn of(folded: Option<&Folded>) -> Result<Self, NotASet> {
         let mut all = Self::default();
@@ -193,6 +198,7 @@ mod tests {
             run: 1,
             index,
             slice: Slice { items: vec![] },
+            first_attempt: None,
         };
         let mut shard = CollectShard::new(&format!("root-{index}"), spec);
         let records = i64::from(index) + 1;

@@ -356,6 +356,7 @@ mod tests {
             run: 1,
             index: 0,
             slice: Slice { items: vec![] },
+            first_attempt: None,
         };
         let mut shard = CollectShard::new("t-0", spec);
         shard.status = Some(CollectShardStatus {

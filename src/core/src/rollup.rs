@@ -299,6 +299,7 @@ mod tests {
             run: 1,
             index,
             slice: Slice { items: vec![] },
+            first_attempt: None,
         };
         let mut shard = CollectShard::new(&format!("root-{index}"), spec);
         let mut status = CollectShardStatus { phase: Some(phase.clone()), ..Default::default() };

@@ -1,12 +1,6 @@
 //! A shard's status: each function gives the whole new status for one transition.
 
-use collect_api::{
-    CollectShardStatus, Outcome,
-    condition::{COMPLETE, FAILED, READY, STALLED, reason},
-    protocol::{Checkpoint, ProgressReport, WorkResult},
-    shard::{ShardPhase, ShardProgress, ShardSummary},
-};
-use jiff::Timestamp;
+use std::time::Duration;
 
 use crate::{
     attempts::{self, Entries},
@@ -15,6 +9,12 @@ use crate::{
     ledger::{self, Ended, Finish, Seen, Step},
     resolve::RetryPolicy,
     text,
+};
+use collect_api::{
+    Attempt, CollectShardStatus, DesiredState, Outcome,
+    condition::{COMPLETE, FAILED, READY, STALLED, reason},
+    protocol::{Checkpoint, ProgressReport, WorkResult},
+    shard::{ShardPhase, ShardProgress, ShardSummary},
 };
 
 /// The status with the next attempt authorised.
@@ -140,18 +140,51 @@ pub fn redriven(status: &CollectShardStatus, token: Option<&str>, at: At) -> Col
     new
 }
 
-/// The status while the shard waits, where its phase or message differs from what stands there.
+/// How long a pod may wait before its shard says so: each telling costs two writes.
+const TOLD_AFTER: Duration = Duration::from_secs(20);
+/// How long a worker runs before a first attempt that stands in the spec only is entered in the status, if no report of the worker
+/// does so: what ends sooner costs one write less.
+const ENTERED_AFTER: Duration = Duration::from_secs(5);
+
+/// The status of a shard that waits, if that is worth a write. `why` says what it waits for, if it is not its worker's end;
+/// `watched_for` is how long its worker has been in its present state.
 pub fn waiting(
     status: &CollectShardStatus,
-    phase: ShardPhase,
-    message: Option<String>,
+    why: Option<&(&'static str, String)>,
+    watched_for: Duration,
+    desired: DesiredState,
     generation: Option<i64>,
-) -> CollectShardStatus {
+) -> Option<CollectShardStatus> {
+    let live = status.attempts.last().is_some_and(Attempt::is_live);
+    let (phase, message) = match why {
+        // Most pods wait for a moment, and in a busy cluster for some more: only those that go on waiting are told of.
+        Some((reason::POD_PENDING, _)) if watched_for < TOLD_AFTER => return None,
+        Some((reason::POD_PENDING | reason::JOB_REFUSED, message)) => (ShardPhase::Pending, Some(message)),
+        Some((reason::PAUSED, message)) => (ShardPhase::Paused, Some(message)),
+        Some(_) => return None,
+        None if entered_in(status, watched_for).is_some_and(|left| left.is_zero()) => (ShardPhase::Running, None),
+        None if live && status.phase != Some(ShardPhase::Running) => (ShardPhase::Running, None),
+        None if !live && status.phase == Some(ShardPhase::Paused) && desired == DesiredState::Running => {
+            (ShardPhase::Pending, None)
+        }
+        None => return None,
+    };
     let mut new = status.clone();
     new.phase = Some(phase);
-    new.message = message.map(|message| text::cut(&message, 1024));
+    new.message = message.map(|message| text::cut(message, 1024));
     new.observed_generation = generation;
-    new
+    Some(new)
+}
+
+/// How long until a live first attempt that stands in the spec only is to be entered in the status.
+pub fn entered_in(status: &CollectShardStatus, watched_for: Duration) -> Option<Duration> {
+    let live = status.attempts.last().is_some_and(Attempt::is_live);
+    (live && !is_written(status)).then(|| ENTERED_AFTER.saturating_sub(watched_for))
+}
+
+/// Whether an operator has written anything to this status.
+fn is_written(status: &CollectShardStatus) -> bool {
+    status.observed_generation.is_some_and(|generation| generation >= 0)
 }
 
 /// Whether a checkpoint may take another's place: it never goes backwards (I8).
@@ -164,7 +197,7 @@ pub fn progressed(
     status: &CollectShardStatus,
     expected: Option<i64>,
     report: &ProgressReport,
-    now: Timestamp,
+    at: At,
 ) -> Option<CollectShardStatus> {
     let attempt = status.attempts.last().filter(|attempt| attempt.n == report.attempt && attempt.is_live())?;
     if status.progress.as_ref().is_some_and(|old| old.attempt == report.attempt && old.seq >= report.seq) {
@@ -172,7 +205,8 @@ pub fn progressed(
     }
     let mut new = status.clone();
     let expected = report.expected.or(expected);
-    let seconds = now.duration_since(attempt.authorised_at.0).as_secs_f64();
+    let seconds = at.now.duration_since(attempt.authorised_at.0).as_secs_f64();
+    new.observed_generation = at.generation;
     new.progress = Some(ShardProgress {
         attempt: report.attempt,
         seq: report.seq,
@@ -180,7 +214,7 @@ pub fn progressed(
         records: report.records.max(0),
         bytes: report.bytes.max(0),
         expected,
-        at: whole_seconds(now),
+        at: whole_seconds(at.now),
     });
     new.summary = Some(ShardSummary {
         progress: expected.map(|expected| format!("{}%", text::percent(report.records, expected))),
@@ -196,6 +230,7 @@ pub fn progressed(
 #[cfg(test)]
 mod tests {
     use collect_api::protocol::{CollectResult, Tally, TerminationMessage};
+    use jiff::Timestamp;
 
     use super::*;
 
@@ -221,6 +256,18 @@ mod tests {
             message: TerminationMessage { result, ..Default::default() },
             ..Ended::default()
         }
+    }
+
+    #[test]
+    fn a_first_attempt_in_the_spec_is_entered_once_its_worker_goes_on() {
+        let mut status = running();
+        status.observed_generation = Some(-1);
+        let waits =
+            |status: &_, seconds| waiting(status, None, Duration::from_secs(seconds), DesiredState::Running, Some(1));
+        assert_eq!(waits(&status, 4), None);
+        let entered = waits(&status, 5).unwrap();
+        assert_eq!((entered.phase.clone(), entered.observed_generation), (Some(ShardPhase::Running), Some(1)));
+        assert_eq!(waits(&entered, 60), None);
     }
 
     #[test]
@@ -281,15 +328,12 @@ mod tests {
             requests: 0,
             retries: 0,
         };
-        let first = progressed(&running(), Some(10), &report(1, 1, 4), at(9).now).unwrap();
+        let first = progressed(&running(), Some(10), &report(1, 1, 4), at(9)).unwrap();
         assert_eq!(first.summary.clone().unwrap().progress.unwrap(), "50%");
-        let second = progressed(&first, Some(10), &report(1, 2, 3), at(9).now).unwrap();
+        let second = progressed(&first, Some(10), &report(1, 2, 3), at(9)).unwrap();
         assert_eq!(second.checkpoint.unwrap().seq, 4);
-        assert!(progressed(&first, Some(10), &report(1, 1, 9), at(9).now).is_none(), "an old report");
-        assert!(progressed(&first, Some(10), &report(2, 5, 9), at(9).now).is_none(), "another attempt's");
-        assert!(
-            progressed(&record(&first, &success(1)), Some(10), &report(1, 3, 9), at(9).now).is_none(),
-            "after the end"
-        );
+        assert!(progressed(&first, Some(10), &report(1, 1, 9), at(9)).is_none(), "an old report");
+        assert!(progressed(&first, Some(10), &report(2, 5, 9), at(9)).is_none(), "another attempt's");
+        assert!(progressed(&record(&first, &success(1)), Some(10), &report(1, 3, 9), at(9)).is_none(), "after the end");
     }
 }

@@ -104,8 +104,14 @@ mod tests {
     }
 
     fn shard(index: i32, taken: Option<i64>, progress: Option<(i64, i64, &str)>) -> std::sync::Arc<CollectShard> {
-        let spec =
-            CollectShardSpec { task: "t".into(), root_uid: "u".into(), run: 1, index, slice: Slice { items: vec![] } };
+        let spec = CollectShardSpec {
+            task: "t".into(),
+            root_uid: "u".into(),
+            run: 1,
+            index,
+            slice: Slice { items: vec![] },
+            first_attempt: None,
+        };
         let mut attempts: Vec<Attempt> = Vec::new();
         authorise(&mut attempts, &mut None, 0, &RetryPolicy::of(None), "me", at(0));
         let mut status = CollectShardStatus { phase: Some(ShardPhase::Running), ..Default::default() };

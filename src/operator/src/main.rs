@@ -207,7 +207,7 @@ async fn run(args: Run) -> Result<(), Stop> {
     watches.pods(&mut parts, &jobs, &pods, ours);
     let stores = Stores {
         tasks: watches.start::<CollectTask>(&mut parts, all.clone(), watch::whole, watch::wake_task),
-        shards: watches.start::<CollectShard>(&mut parts, all.clone(), watch::whole, watch::wake_shard),
+        shards: watches.start(&mut parts, all.clone(), CollectShard::enter_first_attempt, watch::wake_shard),
         reports: watches.start::<ValidationReport>(&mut parts, all, watch::whole, watch::wake_report),
         jobs,
         pods,

@@ -123,7 +123,8 @@ impl Writer {
 
     /// Writes the fields of a status that differ, if the object is still the one that was seen.
     ///
-    /// JSON Patch of our own paths with a `test` on resourceVersion: a stale view loses, and fields of a newer version stay.
+    /// JSON Patch of our own paths with a `test` on resourceVersion: a stale view loses, and fields of a newer version stay. A status
+    /// that no operator has written yet is written whole.
     pub async fn status<K: Object, S: Serialize>(
         &self,
         seen: &K,
@@ -152,6 +153,9 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
+/// The generation in a status that is the CRD's default.
+const UNSEEN: i64 = -1;
+
 /// The patch from one status to another: a test, then one operation for each top-level field that differs.
 fn status_patch<S: Serialize>(resource_version: String, old: Option<&S>, new: &S) -> Result<JsonPatch, Error> {
     let pointer = |parts: &[&str]| PointerBuf::from_tokens(parts.iter().copied());
@@ -160,7 +164,8 @@ fn status_patch<S: Serialize>(resource_version: String, old: Option<&S>, new: &S
         value: Value::String(resource_version),
     })];
     let new = serde_json::to_value(new)?;
-    let (Some(old), Value::Object(new_fields)) = (old.map(serde_json::to_value).transpose()?, &new) else {
+    let old = old.map(serde_json::to_value).transpose()?.filter(|old| old["observedGeneration"] != UNSEEN);
+    let (Some(old), Value::Object(new_fields)) = (old, &new) else {
         operations.push(PatchOperation::Add(AddOperation { path: pointer(&["status"]), value: new }));
         return Ok(JsonPatch(operations));
     };
@@ -203,6 +208,13 @@ mod tests {
     #[test]
     fn the_first_status_is_written_whole() {
         assert_eq!(patch(None, json!({"a": 1}))[1], json!({"op": "add", "path": "/status", "value": {"a": 1}}));
+    }
+
+    #[test]
+    fn a_status_that_nobody_has_written_is_written_whole() {
+        let old = json!({"observedGeneration": -1, "attempt": 1});
+        let new = json!({"observedGeneration": 1, "attempt": 1});
+        assert_eq!(patch(Some(old), new.clone())[1], json!({"op": "add", "path": "/status", "value": new}));
     }
 
     #[test]

@@ -117,7 +117,8 @@ pub async fn gather(name: &str, session: &Session) -> Result<Evidence, Error> {
     let uid = line.first().and_then(ResourceExt::uid).unwrap_or_default();
     let of_tree = ListParams::default().labels(&format!("{}={root}", labels::ROOT));
     let all_tasks = reader.list::<CollectTask>(false, &of_tree, "CollectTasks").await.unwrap_or_default();
-    let all_shards = reader.list::<CollectShard>(false, &of_tree, "CollectShards").await.unwrap_or_default();
+    let mut all_shards = reader.list::<CollectShard>(false, &of_tree, "CollectShards").await.unwrap_or_default();
+    all_shards.iter_mut().for_each(CollectShard::enter_first_attempt);
     let all_jobs = reader.list::<Job>(false, &of_tree, "Jobs").await.unwrap_or_default();
     let all_pods = reader.list::<Pod>(false, &of_tree, "pods").await.unwrap_or_default();
     let below = below(&uid, &all_tasks, &all_shards);

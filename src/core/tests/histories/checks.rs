@@ -96,6 +96,14 @@ impl World {
         self.require("I15", object.finalizers().is_empty(), || format!("{name} has a finalizer"));
     }
 
+    /// A new shard may have its first attempt from the start.
+    pub fn shard_created(&mut self, shard: &CollectShard) {
+        if let Some(first) = &shard.spec.first_attempt {
+            let known = self.book.attempts.entry((uid_of(shard), "collect".into(), shard.spec.run)).or_default();
+            known.insert(1, (first.authorised_by.clone(), None));
+        }
+    }
+
     /// I21: what is not ours is never deleted.
     pub fn check_ours<K: ResourceExt>(&mut self, object: &K) {
         let foreign = self.book.foreign.contains(&uid_of(object));

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use collect_api::{Attempt, labels};
+use collect_api::{Attempt, CollectShard, labels};
 use collect_core::{
     attempts::Entries,
     ledger::{Post, Watched, WorkerSeen},
@@ -19,7 +19,7 @@ use crate::{
     cluster::Work,
     events::Fault,
     operator::{Failure, Operator},
-    store::{is_deleting, owner_of},
+    store::{is_deleting, owner_of, uid_of},
     world::World,
 };
 
@@ -63,6 +63,10 @@ pub struct Place {
 }
 
 impl Place {
+    pub fn of_shard(shard: &CollectShard) -> Self {
+        Self { owner: shard.name_any(), owner_uid: uid_of(shard), work: "collect", run: shard.spec.run }
+    }
+
     pub fn job(&self, n: i32) -> String {
         names::job(&self.owner, &self.owner_uid, self.work, self.run, n)
     }

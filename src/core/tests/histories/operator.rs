@@ -414,7 +414,7 @@ impl Operator {
                 return Some(Directive::Abort);
             }
             let expected = crate::shards::expected(&shard);
-            let Some(new) = core::progressed(&status, expected, report, self.clock(world)) else { break };
+            let Some(new) = core::progressed(&status, expected, report, self.at(world, shard.as_ref())) else { break };
             match self.write(world, shard.as_ref(), &new) {
                 Ok(_) => break,
                 Err(Failure::Conflict | Failure::NotFound) => match fetch(world) {

@@ -6,12 +6,12 @@ use collect_api::{
     Attempt, CollectShard, CollectShardSpec, CollectTask, CollectTaskSpec, CollectTaskStatus, DesiredState, Phase,
     ValidationReport,
     condition::reason,
-    shard::{ShardPhase, Slice},
+    shard::{FirstAttempt, Slice},
     task::PartOf,
 };
 use collect_core::{
     admit::{ShardSeen, ShardState, TaskSeen, TreeSeen, admit},
-    attempts::backoff_left,
+    conditions::whole_seconds,
     halt::{self, standing},
     hooks::{self, HookKind},
     names, resolve, retry,
@@ -23,6 +23,7 @@ use k8s_openapi::api::batch::v1::Job;
 use kube::{Resource, ResourceExt};
 
 use crate::{
+    jobs::Place,
     nodes::{NodeEnd, Standing, folded, is_over, run_of},
     operator::{Answer, Failure, Operator, reference},
     phases::{Asked, Which},
@@ -138,15 +139,21 @@ impl Operator {
         let uid = uid_of(task.as_ref());
         let seen = self.tree(world, task, run);
         if place.halt.is_none() {
-            let admission = admit(place.plan, &seen, resolve::root_parallelism(&task.spec));
+            let worked_for = self.watched_for(world, &uid, "worked", &run.to_string());
+            let admission = admit(place.plan, &seen, resolve::root_parallelism(&task.spec), worked_for);
             let tree = Tree { root: task, plan: place.plan, seen: &seen, run };
             let mut in_the_way = None;
             for node in admission.tasks.iter().filter_map(|node| place.plan.nodes.get(*node)) {
                 in_the_way = in_the_way.or(tree.task(node).map(|child| self.put(world, child)).transpose()?.flatten());
             }
-            for (node, index) in &admission.shards {
-                let shard = place.plan.nodes.get(*node).and_then(|node| tree.shard(node, *index));
-                in_the_way = in_the_way.or(shard.map(|shard| self.put(world, shard)).transpose()?.flatten());
+            for new in &admission.shards {
+                let node = place.plan.nodes.get(new.node).filter(|node| !self.is_behind_task(&node.name));
+                let shard = node.and_then(|node| tree.shard(node, new.index, self.first_attempt(world)));
+                let Some(shard) = shard else { continue };
+                if let Some(seen) = self.observe(&shard) {
+                    world.check_start(&seen.above, &Place::of_shard(&shard), 1);
+                }
+                in_the_way = in_the_way.or(self.put(world, shard)?);
             }
             if let Some(InTheWay::Foreign) = in_the_way {
                 let status = task.status.clone().unwrap_or_default();
@@ -229,7 +236,7 @@ impl Operator {
         for shard in self.views.shards.objects.values().filter(|shard| shard.spec.root_uid == root_uid) {
             let task = owner_of(shard.as_ref()).and_then(|owner| names_by_uid.get(&owner.uid));
             let Some(task) = task.filter(|_| shard.spec.run == run) else { continue };
-            let state = state(shard, self.clock(world));
+            let state = ShardState::of(shard, self.clock(world));
             let seen_shard = ShardSeen { uid: uid_of(shard.as_ref()), state };
             seen.shards.entry(task.clone()).or_default().insert(shard.spec.index, seen_shard);
         }
@@ -282,6 +289,15 @@ impl Operator {
         }
     }
 
+    /// Whether this process sees less of a task than it wrote: what is missing below may be folded.
+    fn is_behind_task(&self, name: &str) -> bool {
+        self.views.tasks.objects.get(name).is_none_or(|task| self.is_behind(task.as_ref()))
+    }
+
+    fn first_attempt(&self, world: &World) -> FirstAttempt {
+        FirstAttempt { authorised_by: self.me.clone(), authorised_at: whole_seconds(self.clock(world)) }
+    }
+
     fn prune_reports(&mut self, world: &mut World, uid: &str) {
         let mut reports: Vec<Arc<ValidationReport>> = self.views.reports.objects.values().cloned().collect();
         reports.retain(|report| report.spec.task_uid == uid && report.spec.path.is_empty());
@@ -290,23 +306,6 @@ impl Operator {
             self.delete(world, report.as_ref());
         }
     }
-}
-
-fn state(shard: &CollectShard, now: jiff::Timestamp) -> ShardState {
-    let status = shard.status.as_ref();
-    let last = status.and_then(|status| status.attempts.last());
-    if last.is_some_and(Attempt::is_live) {
-        return ShardState::Live;
-    }
-    if status.and_then(|status| status.phase.as_ref()).is_some_and(ShardPhase::is_terminal) {
-        return ShardState::Over;
-    }
-    let retried = last.zip(status).is_some_and(|(last, status)| last.n <= status.forgiven.unwrap_or(0));
-    if is_deleting(shard) {
-        return ShardState::Live;
-    }
-    let left = last.filter(|_| !retried).and_then(|attempt| backoff_left(attempt, now));
-    ShardState::Waiting(left.unwrap_or(Duration::ZERO))
 }
 
 struct Tree<'a> {
@@ -331,7 +330,7 @@ impl Tree<'_> {
         self.owned(CollectTask::new(&node.name, spec), &parent.name)
     }
 
-    fn shard(&self, node: &Node, index: i32) -> Option<CollectShard> {
+    fn shard(&self, node: &Node, index: i32, first_attempt: FirstAttempt) -> Option<CollectShard> {
         let items = node.shards.get(usize::try_from(index).ok()?)?.clone();
         let spec = CollectShardSpec {
             task: node.name.clone(),
@@ -339,7 +338,11 @@ impl Tree<'_> {
             run: self.run,
             index,
             slice: Slice { items },
+            first_attempt: Some(first_attempt),
         };
-        self.owned(CollectShard::new(&names::shard(&node.name, index), spec), &node.name)
+        let mut shard = CollectShard::new(&names::shard(&node.name, index), spec);
+        // As everybody does who reads it.
+        shard.enter_first_attempt();
+        self.owned(shard, &node.name)
     }
 }

@@ -1,10 +1,8 @@
 //! A pass over a shard. Mirrors src/operator/src/shard/.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use collect_api::{
-    Attempt, CollectShard, CollectShardStatus, CollectTask, DesiredState, condition::reason, shard::ShardPhase,
-};
+use collect_api::{CollectShard, CollectShardStatus, CollectTask, shard::ShardPhase};
 use collect_core::{
     attempts::Entries,
     conditions::At,
@@ -16,7 +14,7 @@ use collect_core::{
     rollup::{self, Above},
     shard as core,
 };
-use kube::{Resource, ResourceExt};
+use kube::Resource;
 
 use crate::{
     cluster::Work,
@@ -92,7 +90,7 @@ impl Operator {
         }
         // Its task or root is not in view, or going: nothing starts below them (I2).
         let Some(seen) = self.observe(shard) else { return Ok(()) };
-        let place = Place { owner: shard.name_any(), owner_uid: uid, work: "collect", run: shard.spec.run };
+        let place = Place::of_shard(shard);
         let status = shard.status.clone().unwrap_or_default();
         self.sweep(world, &place, Entries::of_shard(&status));
         let at = self.at(world, shard);
@@ -161,7 +159,7 @@ impl Operator {
                 self.write(world, shard, &new)?;
             }
             Step::Wait { why, .. } => {
-                let new = waiting(status, why.as_ref(), watched.state, seen.above.desired, at.generation);
+                let new = core::waiting(status, why.as_ref(), watched.state, seen.above.desired, at.generation);
                 if let Some(new) = new {
                     self.write(world, shard, &new)?;
                 }
@@ -190,28 +188,5 @@ impl Operator {
             by: self.me.clone(),
         };
         self.create_worker(world, job);
-    }
-}
-
-/// The status of a shard that waits, if what it waits for is worth a write.
-fn waiting(
-    status: &CollectShardStatus,
-    why: Option<&(&'static str, String)>,
-    watched_for: Duration,
-    desired: DesiredState,
-    generation: Option<i64>,
-) -> Option<CollectShardStatus> {
-    let live = status.attempts.last().is_some_and(Attempt::is_live);
-    let waits = |phase, message| Some(core::waiting(status, phase, message, generation));
-    match why {
-        Some((reason::POD_PENDING, _)) if watched_for < Duration::from_secs(5) => None,
-        Some((reason::POD_PENDING | reason::JOB_REFUSED, message)) => waits(ShardPhase::Pending, Some(message.clone())),
-        Some((reason::PAUSED, message)) => waits(ShardPhase::Paused, Some(message.clone())),
-        Some(_) => None,
-        None if live && status.phase != Some(ShardPhase::Running) => waits(ShardPhase::Running, None),
-        None if !live && status.phase == Some(ShardPhase::Paused) && desired == DesiredState::Running => {
-            waits(ShardPhase::Pending, None)
-        }
-        None => None,
     }
 }

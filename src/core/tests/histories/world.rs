@@ -1,6 +1,6 @@
 //! Everything that is not an operator: the API server, the sink, the cluster, people, and what the checks remember.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{any::Any, collections::BTreeMap, sync::Arc};
 
 use collect_api::{CollectShard, CollectShardSpec, CollectTask, DesiredState, ValidationReport, labels, shard::Slice};
 use collect_core::names;
@@ -67,7 +67,11 @@ impl World {
     /// Creates an object for an operator; nothing where the name is taken.
     pub fn create<K: Stored>(&mut self, object: K) -> Option<Arc<K>> {
         self.check_created(&object);
-        self.store.create(object)
+        let made = self.store.create(object)?;
+        if let Some(shard) = (made.as_ref() as &dyn Any).downcast_ref() {
+            self.shard_created(shard);
+        }
+        Some(made)
     }
 
     /// Creates a Job for an operator; nothing where the name is taken.
@@ -180,6 +184,7 @@ impl World {
             run: 1,
             index: *index,
             slice: Slice { items: Vec::new() },
+            first_attempt: None,
         };
         let shard = CollectShard::new(&names::shard(&task, *index), spec);
         if let Some(made) = self.store.create(shard) {

@@ -9,6 +9,7 @@ use collect_api::{
 };
 use collect_core::{
     self as core, assignment,
+    conditions::At,
     hooks::HookKind,
     names,
     resolve::{STALL_TIMEOUT, TimeLimits},
@@ -53,7 +54,7 @@ async fn shard(ctx: &Context, caller: &Caller, report: &ProgressReport) -> Resul
     let known = ctx.stores.shards.get(&reference).filter(|shard| shard.uid().as_deref() == Some(&caller.ledger.uid));
     let mut shard = match known.filter(|shard| !ctx.writer.is_behind(shard.as_ref())) {
         Some(shard) => CollectShard::clone(&shard),
-        None => match fetch(ctx, caller).await? {
+        None => match fetch_shard(ctx, caller).await? {
             Some(shard) => shard,
             None => return Ok(abort()),
         },
@@ -67,12 +68,13 @@ async fn shard(ctx: &Context, caller: &Caller, report: &ProgressReport) -> Resul
         }
         let is_first = status.progress.as_ref().is_none_or(|progress| progress.attempt != report.attempt);
         let key = ("collect", shard.spec.run, report.attempt);
+        let at = At { generation: shard.metadata.generation, now: clock::now() };
         ctx.source_requests(&caller.ledger.uid, key, is_first, (report.requests, report.retries));
-        let Some(new) = core::shard::progressed(&status, expected(&shard), report, clock::now()) else { break };
+        let Some(new) = core::shard::progressed(&status, expected(&shard), report, at) else { break };
         match ctx.writer.status(&shard, shard.status.as_ref(), &new).await {
             Ok(_) => break,
             // Somebody else wrote: look again, so that nothing is recorded over a newer view.
-            Err(error) if error.class() == Class::Conflict => match fetch(ctx, caller).await? {
+            Err(error) if error.class() == Class::Conflict => match fetch_shard(ctx, caller).await? {
                 Some(fresh) => shard = fresh,
                 None => return Ok(abort()),
             },
@@ -155,6 +157,13 @@ fn is_live(task: &CollectTask, caller: &Caller, attempt: i32) -> bool {
         .into_iter()
         .any(|kind| is(kind.word(), kind.status(status.hooks.as_ref()).map(|hook| &hook.attempts)));
     task.uid().as_deref() == Some(&caller.ledger.uid) && (planner || commit || hook)
+}
+
+/// The shard of a caller, by a quorum read.
+async fn fetch_shard(ctx: &Context, caller: &Caller) -> Result<Option<CollectShard>, Refusal> {
+    let mut shard = fetch::<CollectShard>(ctx, caller).await?;
+    shard.iter_mut().for_each(CollectShard::enter_first_attempt);
+    Ok(shard)
 }
 
 /// The object that holds the caller's ledger, by a quorum read.

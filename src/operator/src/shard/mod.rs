@@ -4,7 +4,7 @@ pub mod observe;
 
 use std::{sync::Arc, time::Duration};
 
-use collect_api::{CollectShard, CollectShardStatus, DesiredState, condition::reason, shard::ShardPhase};
+use collect_api::{CollectShard, CollectShardStatus, condition::reason, shard::ShardPhase};
 use collect_core::{
     assignment::{self, RunRef},
     attempts::Entries,
@@ -26,9 +26,6 @@ use crate::{
     trace,
     worker::{self, Place},
 };
-
-/// How long a pod may wait before its shard says so: each telling costs two writes.
-const TOLD_AFTER: Duration = Duration::from_secs(20);
 
 /// One pass over a shard.
 pub async fn reconcile(shard: Arc<CollectShard>, ctx: Arc<Context>) -> Result<Action, Error> {
@@ -116,40 +113,12 @@ async fn pass(
             Ok(resync())
         }
         Step::Wait { after, why } => {
-            if let Some(new) = waiting(status, why.as_ref(), watched.state, seen.above.desired, at.generation) {
+            if let Some(new) = core::waiting(status, why.as_ref(), watched.state, seen.above.desired, at.generation) {
                 ctx.writer.status(shard, shard.status.as_ref(), &new).await?;
             }
+            let after = after.into_iter().chain(core::entered_in(status, watched.state)).min();
             Ok(after.map_or_else(resync, Action::requeue))
         }
-    }
-}
-
-/// The status of a shard that waits, if what it waits for is worth a write.
-fn waiting(
-    status: &CollectShardStatus,
-    why: Option<&(&'static str, String)>,
-    watched_for: Duration,
-    desired: DesiredState,
-    generation: Option<i64>,
-) -> Option<CollectShardStatus> {
-    let live = status.attempts.last().is_some_and(collect_api::Attempt::is_live);
-    match why {
-        // Most pods wait for a moment, and in a busy cluster for some more: only those that go on waiting are told of.
-        Some((reason::POD_PENDING, _)) if watched_for < TOLD_AFTER => None,
-        Some((reason::POD_PENDING | reason::JOB_REFUSED, message)) => {
-            Some(core::waiting(status, ShardPhase::Pending, Some(message.clone()), generation))
-        }
-        Some((reason::PAUSED, message)) => {
-            Some(core::waiting(status, ShardPhase::Paused, Some(message.clone()), generation))
-        }
-        Some(_) => None,
-        None if live && status.phase != Some(ShardPhase::Running) => {
-            Some(core::waiting(status, ShardPhase::Running, None, generation))
-        }
-        None if !live && status.phase == Some(ShardPhase::Paused) && desired == DesiredState::Running => {
-            Some(core::waiting(status, ShardPhase::Pending, None, generation))
-        }
-        None => None,
     }
 }
 

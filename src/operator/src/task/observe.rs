@@ -1,11 +1,10 @@
 //! What a pass over a task needs to know: its line of ancestors, its children, its plan.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
-use collect_api::{Attempt, CollectShard, CollectTask, CollectTaskStatus, ValidationReport, shard::ShardPhase};
+use collect_api::{CollectShard, CollectTask, CollectTaskStatus, ValidationReport};
 use collect_core::{
     admit::{ShardSeen, ShardState, TaskSeen, TreeSeen},
-    attempts::backoff_left,
     depends::DependencySeen,
     fold::FoldedIndexes,
     names,
@@ -136,29 +135,10 @@ pub fn tree(ctx: &Context, root: &CollectTask, run: i64, now: Timestamp) -> Resu
     });
     for shard in shards {
         let Some(task) = controller_of(shard.as_ref()).and_then(|owner| names_by_uid.get(&owner.uid)) else { continue };
-        let seen_shard = ShardSeen { uid: shard.uid().unwrap_or_default(), state: state(&shard, now) };
+        let seen_shard = ShardSeen { uid: shard.uid().unwrap_or_default(), state: ShardState::of(&shard, now) };
         seen.shards.entry(task.clone()).or_default().insert(shard.spec.index, seen_shard);
     }
     Ok(seen)
-}
-
-fn state(shard: &CollectShard, now: Timestamp) -> ShardState {
-    let status = shard.status.as_ref();
-    let last = status.and_then(|status| status.attempts.last());
-    if last.is_some_and(Attempt::is_live) {
-        return ShardState::Live;
-    }
-    if status.and_then(|status| status.phase.as_ref()).is_some_and(ShardPhase::is_terminal) {
-        return ShardState::Over;
-    }
-    let retried = last.zip(status).is_some_and(|(last, status)| last.n <= status.forgiven.unwrap_or(0));
-    // A shard that is being deleted keeps its place until it is gone: its name is taken.
-    if shard.metadata.deletion_timestamp.is_some() {
-        return ShardState::Live;
-    }
-    ShardState::Waiting(
-        last.filter(|_| !retried).and_then(|attempt| backoff_left(attempt, now)).unwrap_or(Duration::ZERO),
-    )
 }
 
 /// Reads the chunks of a plan with quorum reads; nothing where one is missing.

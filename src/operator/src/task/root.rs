@@ -4,10 +4,15 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use collect_api::{
     Attempt, CollectShard, CollectShardSpec, CollectTask, CollectTaskSpec, CollectTaskStatus, DesiredState, Phase,
-    ValidationReport, condition::reason, labels, shard::Slice, task::PartOf,
+    ValidationReport,
+    condition::reason,
+    labels,
+    shard::{FirstAttempt, Slice},
+    task::PartOf,
 };
 use collect_core::{
-    admit::{Admission, ShardState, TreeSeen, admit},
+    admit::{Admission, NewShard, ShardState, TreeSeen, admit},
+    conditions::whole_seconds,
     depends::{Dependencies, dependencies},
     halt,
     hooks::{self, HookKind},
@@ -22,7 +27,11 @@ use k8s_openapi::{
     api::core::v1::ConfigMap,
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
-use kube::{Resource, ResourceExt, api::ListParams, runtime::controller::Action};
+use kube::{
+    Resource, ResourceExt,
+    api::ListParams,
+    runtime::{controller::Action, reflector::ObjectRef},
+};
 use tracing::{info, warn};
 
 use crate::{
@@ -201,7 +210,10 @@ async fn run_tree(ctx: &Context, task: &CollectTask, place: &node::Place<'_>, ru
     let uid = task.uid().unwrap_or_default();
     let seen = observe::tree(ctx, task, run, clock::now())?;
     let admission = match place.halt {
-        None => admit(place.plan, &seen, resolve::root_parallelism(&task.spec)),
+        None => {
+            let worked_for = ctx.watched_for(&uid, "worked", &run.to_string());
+            admit(place.plan, &seen, resolve::root_parallelism(&task.spec), worked_for)
+        }
         Some(_) => Admission::default(),
     };
     let tree = Tree { ctx, root: task, plan: place.plan, seen: &seen, run };
@@ -266,11 +278,11 @@ struct Tree<'a> {
 
 impl Tree<'_> {
     /// Creates what admission says; gives back the first name that is taken.
-    async fn create(&self, tasks: &[usize], shards: &[(usize, i32)]) -> Result<Option<Conflict>, Error> {
+    async fn create(&self, tasks: &[usize], shards: &[NewShard]) -> Result<Option<Conflict>, Error> {
         let namespace = self.root.namespace().unwrap_or_default();
         let tasks: Vec<_> = tasks.iter().filter_map(|index| self.task(self.plan.nodes.get(*index)?)).collect();
         let shards: Vec<_> =
-            shards.iter().filter_map(|(node, index)| self.shard(self.plan.nodes.get(*node)?, *index)).collect();
+            shards.iter().filter_map(|new| self.shard(self.plan.nodes.get(new.node)?, new.index)).collect();
         let made: Vec<_> =
             stream::iter(tasks).map(|task| self.put(&namespace, task)).buffered(CREATES_AT_ONCE).collect().await;
         let more: Vec<_> =
@@ -358,7 +370,13 @@ impl Tree<'_> {
         Some(task)
     }
 
+    /// A shard with its first attempt. None below a task of which this process sees less than it wrote: what is missing may be
+    /// folded.
     fn shard(&self, node: &Node, index: i32) -> Option<CollectShard> {
+        let task = ObjectRef::new(&node.name).within(&self.root.namespace()?);
+        if self.ctx.stores.tasks.get(&task).is_none_or(|task| self.ctx.writer.is_behind(task.as_ref())) {
+            return None;
+        }
         let items = node.shards.get(usize::try_from(index).ok()?)?.clone();
         let name = names::shard(&node.name, index);
         let spec = CollectShardSpec {
@@ -367,6 +385,10 @@ impl Tree<'_> {
             run: self.run,
             index,
             slice: Slice { items },
+            first_attempt: Some(FirstAttempt {
+                authorised_by: self.ctx.me.clone(),
+                authorised_at: whole_seconds(clock::now()),
+            }),
         };
         let mut shard = CollectShard::new(&name, spec);
         shard.metadata = self.metadata(name, node.path.len(), &node.name)?;

@@ -14,7 +14,10 @@ pub fn broken(before: Option<&Value>, after: &Value) -> Vec<String> {
     let mut found = Vec::new();
     match after["kind"].as_str() {
         Some("CollectTask") => task(before, after, &mut found),
-        Some("CollectShard") => shard(&before["status"], &after["status"], &mut found),
+        Some("CollectShard") => {
+            shard(&before["status"], &after["status"], &mut found);
+            first_attempt(after, &mut found);
+        }
         _ => {}
     }
     generation(before, after, &mut found);
@@ -63,6 +66,16 @@ fn shard(old: &Value, new: &Value, found: &mut Found) {
     let seq = |of: &Value| of["checkpoint"]["seq"].as_i64();
     if seq(new).is_some_and(|new| seq(old).is_some_and(|old| new < old)) {
         found.push(("I8", format!("the checkpoint goes back from {:?} to {:?}", seq(old), seq(new))));
+    }
+}
+
+/// What authorised a first attempt when the shard was created stays what did.
+fn first_attempt(shard: &Value, found: &mut Found) {
+    let spec = &shard["spec"]["firstAttempt"];
+    let listed = shard["status"]["attempts"].as_array().into_iter().flatten().find(|attempt| attempt["number"] == 1);
+    let same = |listed: &Value| ["authorisedBy", "authorisedAt"].iter().all(|field| listed[field] == spec[field]);
+    if !spec.is_null() && listed.is_some_and(|listed| !same(listed)) {
+        found.push(("I3", format!("attempt 1 is authorised twice: {spec} and {listed:?}")));
     }
 }
 
@@ -197,6 +210,17 @@ mod tests {
         assert_eq!(numbers(&attempts(2, "x"), &attempts(2, "y")), ["I3"]);
         assert_eq!(numbers(&attempts(2, "x"), &attempts(1, "x")), ["I3"]);
         assert_eq!(numbers(&attempts(2, "x"), &attempts(2, "x")), [""; 0]);
+    }
+
+    #[test]
+    fn the_first_attempt_is_the_one_that_the_creation_authorised() {
+        let by = |who: &str| json!({"number": 1, "authorisedBy": who, "authorisedAt": "2026-01-01T00:00:00Z"});
+        let mut one = shard(json!({"attempts": [by("x")]}));
+        one["spec"]["firstAttempt"] = json!({"authorisedBy": "x", "authorisedAt": "2026-01-01T00:00:00Z"});
+        assert_eq!(numbers(&one, &one), [""; 0]);
+        let mut other = one.clone();
+        other["status"]["attempts"] = json!([by("y")]);
+        assert_eq!(numbers(&shard(json!({})), &other), ["I3"]);
     }
 
     #[test]

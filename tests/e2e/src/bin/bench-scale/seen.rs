@@ -153,7 +153,10 @@ impl Watcher {
             let now = Instant::now();
             let mut seen = self.seen();
             match event {
-                Ok(Event::Apply(shard) | Event::InitApply(shard)) => seen.shard(&shard, now),
+                Ok(Event::Apply(mut shard) | Event::InitApply(mut shard)) => {
+                    shard.enter_first_attempt();
+                    seen.shard(&shard, now);
+                }
                 Ok(Event::Delete(shard)) => {
                     seen.unfinished.remove(&shard.uid().unwrap_or_default());
                 }
