@@ -104,6 +104,8 @@ pub struct Watched {
     pub state: Duration,
     /// Since it was first seen.
     pub attempt: Duration,
+    /// With a pod that runs; absent where none does.
+    pub runs: Option<Duration>,
     /// Without a new sign of life.
     pub silent: Duration,
     /// Without progress.

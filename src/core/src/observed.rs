@@ -122,6 +122,10 @@ pub fn watch(
     let mut seen = worker_seen(job, pods, false);
     let mut watched =
         Watched { state: since("state", word(&seen)), attempt: since("attempt", ""), ..Watched::default() };
+    let phase = |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.clone());
+    if pods.iter().any(|pod| phase(pod.as_ref()).as_deref() == Some("Running")) {
+        watched.runs = Some(since("runs", ""));
+    }
     if let Some(signs) = signs.filter(|_| word(&seen) == ACTIVE) {
         // Where it begins to run counts as a sign of life; what came before is another attempt's.
         let said = if signs.attempt == n { signs } else { Signs::default() };

@@ -6,7 +6,7 @@ use crate::{
     attempts::{self, Entries},
     conditions::{self, At, whole_seconds},
     exit::{RetryClass, retry_class},
-    ledger::{self, Ended, Finish, Seen, Step},
+    ledger::{self, Ended, Finish, Seen, Step, Watched},
     resolve::RetryPolicy,
     text,
 };
@@ -146,23 +146,22 @@ const TOLD_AFTER: Duration = Duration::from_secs(20);
 /// does so: what ends sooner costs one write less.
 const ENTERED_AFTER: Duration = Duration::from_secs(5);
 
-/// The status of a shard that waits, if that is worth a write. `why` says what it waits for, if it is not its worker's end;
-/// `watched_for` is how long its worker has been in its present state.
+/// The status of a shard that waits, if that is worth a write. `why` says what it waits for, if it is not its worker's end.
 pub fn waiting(
     status: &CollectShardStatus,
     why: Option<&(&'static str, String)>,
-    watched_for: Duration,
+    watched: Watched,
     desired: DesiredState,
     generation: Option<i64>,
 ) -> Option<CollectShardStatus> {
     let live = status.attempts.last().is_some_and(Attempt::is_live);
     let (phase, message) = match why {
         // Most pods wait for a moment, and in a busy cluster for some more: only those that go on waiting are told of.
-        Some((reason::POD_PENDING, _)) if watched_for < TOLD_AFTER => return None,
+        Some((reason::POD_PENDING, _)) if watched.state < TOLD_AFTER => return None,
         Some((reason::POD_PENDING | reason::JOB_REFUSED, message)) => (ShardPhase::Pending, Some(message)),
         Some((reason::PAUSED, message)) => (ShardPhase::Paused, Some(message)),
         Some(_) => return None,
-        None if entered_in(status, watched_for).is_some_and(|left| left.is_zero()) => (ShardPhase::Running, None),
+        None if entered_in(status, watched).is_some_and(|left| left.is_zero()) => (ShardPhase::Running, None),
         None if live && status.phase != Some(ShardPhase::Running) => (ShardPhase::Running, None),
         None if !live && status.phase == Some(ShardPhase::Paused) && desired == DesiredState::Running => {
             (ShardPhase::Pending, None)
@@ -176,10 +175,11 @@ pub fn waiting(
     Some(new)
 }
 
-/// How long until a live first attempt that stands in the spec only is to be entered in the status.
-pub fn entered_in(status: &CollectShardStatus, watched_for: Duration) -> Option<Duration> {
+/// How long until a first attempt that stands in the spec only is to be entered in the status; nothing while its pod does not run.
+pub fn entered_in(status: &CollectShardStatus, watched: Watched) -> Option<Duration> {
     let live = status.attempts.last().is_some_and(Attempt::is_live);
-    (live && !is_written(status)).then(|| ENTERED_AFTER.saturating_sub(watched_for))
+    let runs = watched.runs.filter(|_| live && !is_written(status))?;
+    Some(ENTERED_AFTER.saturating_sub(runs))
 }
 
 /// Whether an operator has written anything to this status.
@@ -262,8 +262,10 @@ mod tests {
     fn a_first_attempt_in_the_spec_is_entered_once_its_worker_goes_on() {
         let mut status = running();
         status.observed_generation = Some(-1);
-        let waits =
-            |status: &_, seconds| waiting(status, None, Duration::from_secs(seconds), DesiredState::Running, Some(1));
+        let waits = |status: &_, seconds| {
+            let watched = Watched { runs: Some(Duration::from_secs(seconds)), ..Watched::default() };
+            waiting(status, None, watched, DesiredState::Running, Some(1))
+        };
         assert_eq!(waits(&status, 4), None);
         let entered = waits(&status, 5).unwrap();
         assert_eq!((entered.phase.clone(), entered.observed_generation), (Some(ShardPhase::Running), Some(1)));

@@ -8,6 +8,7 @@ mod error;
 mod http;
 mod lease;
 mod metrics;
+mod read;
 mod ready;
 mod shard;
 mod task;
@@ -33,7 +34,7 @@ use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use kube::{
     Api, Client, Config, Resource, ResourceExt,
     client::ClientBuilder,
-    core::{DeserializeGuard, NamespaceResourceScope},
+    core::NamespaceResourceScope,
     runtime::{
         controller::{self, Action, applier},
         reflector::{self, ObjectRef, Store},
@@ -48,6 +49,7 @@ use crate::{
     context::{Context, Settings, Stores, Wake},
     error::{Class, Error, chain},
     metrics::{Metrics, requests::Counted},
+    read::{Guard, Read},
     ready::Ready,
     trace::Traced,
     watch::{Outlets, PodIndex},
@@ -202,13 +204,13 @@ async fn run(args: Run) -> Result<(), Stop> {
     };
     let all = watcher::Config::default();
     let ours = watcher::Config::default().labels(labels::MANAGED_SELECTOR);
-    let jobs = watches.start::<Job>(&mut parts, ours.clone(), watch::slim_job, watch::wake_job);
+    let jobs = watches.start::<Job>(&mut parts, ours.clone(), watch::wake_job);
     let pods = PodIndex::default();
     watches.pods(&mut parts, &jobs, &pods, ours);
     let stores = Stores {
-        tasks: watches.start::<CollectTask>(&mut parts, all.clone(), watch::whole, watch::wake_task),
-        shards: watches.start(&mut parts, all.clone(), CollectShard::enter_first_attempt, watch::wake_shard),
-        reports: watches.start::<ValidationReport>(&mut parts, all, watch::whole, watch::wake_report),
+        tasks: watches.start::<CollectTask>(&mut parts, all.clone(), watch::wake_task),
+        shards: watches.start::<CollectShard>(&mut parts, all.clone(), watch::wake_shard),
+        reports: watches.start::<ValidationReport>(&mut parts, all, watch::wake_report),
         jobs,
         pods,
     };
@@ -313,18 +315,17 @@ impl Watches {
         }
     }
 
-    fn start<K: Object>(
+    fn start<K: Read>(
         &self,
         parts: &mut JoinSet<&'static str>,
         config: watcher::Config,
-        slim: fn(&mut K),
         wake: fn(&Wake, &K),
     ) -> Store<K> {
         let (store, writer) = reflector::store::<K>();
         self.outlets.ready.expect(K::KIND);
-        let (api, outlets) = (self.api::<DeserializeGuard<K>>(), self.outlets.clone());
+        let (api, outlets) = (self.api::<Guard<K>>(), self.outlets.clone());
         parts.spawn(async move {
-            watch::run(api, config, writer, outlets, slim, wake).await;
+            watch::run(api, config, writer, outlets, wake).await;
             K::KIND
         });
         store
@@ -333,7 +334,7 @@ impl Watches {
     fn pods(&self, parts: &mut JoinSet<&'static str>, jobs: &Store<Job>, pods: &PodIndex, config: watcher::Config) {
         let Outlets { metrics, ready, wake } = self.outlets.clone();
         ready.expect("Pod");
-        let (api, index, jobs) = (self.api::<DeserializeGuard<Pod>>(), pods.clone(), jobs.clone());
+        let (api, index, jobs) = (self.api::<Guard<Pod>>(), pods.clone(), jobs.clone());
         parts.spawn(async move {
             watch::run_pods(api, config, index, ready, metrics, move |pod| watch::wake_pod(&wake, &jobs, pod)).await;
             "Pod"

@@ -18,7 +18,6 @@ use k8s_openapi::{
 };
 use kube::{
     Api, ResourceExt,
-    core::DeserializeGuard,
     runtime::{
         WatchStreamExt,
         reflector::{ObjectRef, Store, store::Writer},
@@ -27,7 +26,14 @@ use kube::{
 };
 use tracing::{debug, warn};
 
-use crate::{clock, context::Wake, error::chain, metrics::Metrics, ready::Ready, write::Object};
+use crate::{
+    clock,
+    context::Wake,
+    error::chain,
+    metrics::Metrics,
+    read::{Guard, Read, Unreadable},
+    ready::Ready,
+};
 
 /// Pods by name.
 type ByName = HashMap<String, Arc<Pod>>;
@@ -142,12 +148,11 @@ pub struct Outlets {
 }
 
 /// Watches a kind into a store until the stream ends, which it never does by itself.
-pub async fn run<K: Object>(
-    api: Api<DeserializeGuard<K>>,
+pub async fn run<K: Read>(
+    api: Api<Guard<K>>,
     config: watcher::Config,
     mut store: Writer<K>,
     outlets: Outlets,
-    slim: fn(&mut K),
     wake: fn(&Wake, &K),
 ) {
     let Outlets { metrics, ready, wake: wakes } = outlets;
@@ -162,7 +167,7 @@ pub async fn run<K: Object>(
                 continue;
             }
         };
-        let Some(event) = decoded(event, &reader, &metrics, slim) else { continue };
+        let Some(event) = decoded(event, &reader, &metrics) else { continue };
         store.apply_watcher_event(&event);
         match &event {
             Event::Apply(object) => wake(&wakes, object),
@@ -181,25 +186,14 @@ pub async fn run<K: Object>(
 }
 
 /// The event with its object read; an object that can't be read counts as absent.
-fn decoded<K: Object>(
-    event: Event<DeserializeGuard<K>>,
-    known: &Store<K>,
-    metrics: &Metrics,
-    slim: fn(&mut K),
-) -> Option<Event<K>> {
-    let read = |guard: DeserializeGuard<K>| match guard.0 {
-        Ok(mut object) => {
-            object.managed_fields_mut().clear();
-            slim(&mut object);
-            Ok(object)
-        }
-        Err(invalid) => {
-            let name = invalid.metadata.name.clone().unwrap_or_default();
-            let namespace = invalid.metadata.namespace.clone().unwrap_or_default();
-            warn!(kind = K::KIND, namespace, name, error = invalid.error, "the object can't be read and is ignored");
+fn decoded<K: Read>(event: Event<Guard<K>>, known: &Store<K>, metrics: &Metrics) -> Option<Event<K>> {
+    let read = |guard: Guard<K>| {
+        guard.0.map_err(|Unreadable { error, metadata }| {
+            let (name, namespace) = (metadata.name.unwrap_or_default(), metadata.namespace.unwrap_or_default());
+            warn!(kind = K::KIND, namespace, name, error, "the object can't be read and is ignored");
             metrics.undecodable(K::KIND);
-            Err(ObjectRef::<K>::new(&name).within(&namespace))
-        }
+            ObjectRef::<K>::new(&name).within(&namespace)
+        })
     };
     match event {
         Event::Apply(guard) => match read(guard) {
@@ -218,7 +212,7 @@ fn decoded<K: Object>(
 
 /// Watches pods into their index.
 pub async fn run_pods(
-    api: Api<DeserializeGuard<Pod>>,
+    api: Api<Guard<Pod>>,
     config: watcher::Config,
     index: PodIndex,
     ready: Ready,
@@ -238,49 +232,29 @@ pub async fn run_pods(
             }
         };
         match event {
-            Event::Apply(DeserializeGuard(Ok(mut pod))) => {
-                slim_pod(&mut pod);
+            Event::Apply(Guard(Ok(pod))) => {
                 wake(&pod);
                 index.put(pod);
             }
-            Event::Delete(DeserializeGuard(Ok(mut pod))) => {
-                slim_pod(&mut pod);
+            Event::Delete(Guard(Ok(pod))) => {
                 wake(&pod);
                 index.take(pod);
             }
             Event::Init => listed.clear(),
-            Event::InitApply(DeserializeGuard(Ok(mut pod))) => {
-                slim_pod(&mut pod);
-                listed.push(pod);
-            }
+            Event::InitApply(Guard(Ok(pod))) => listed.push(pod),
             Event::InitDone => {
                 listed.iter().for_each(&wake);
                 index.replace(std::mem::take(&mut listed));
                 ready.done("Pod");
             }
-            Event::Apply(DeserializeGuard(Err(error)))
-            | Event::Delete(DeserializeGuard(Err(error)))
-            | Event::InitApply(DeserializeGuard(Err(error))) => {
-                debug!(%error, "a pod can't be read and is ignored");
+            Event::Apply(Guard(Err(Unreadable { error, .. })))
+            | Event::Delete(Guard(Err(Unreadable { error, .. })))
+            | Event::InitApply(Guard(Err(Unreadable { error, .. }))) => {
+                debug!(error, "a pod can't be read and is ignored");
                 metrics.undecodable("Pod");
             }
         }
     }
-}
-
-/// A Job without what passes don't read; its assignment alone may have 64 KiB.
-pub fn slim_job(job: &mut Job) {
-    job.spec = None;
-}
-
-/// Nothing to leave out.
-pub fn whole<K>(_: &mut K) {}
-
-fn slim_pod(pod: &mut Pod) {
-    let node_name = pod.spec.take().and_then(|spec| spec.node_name);
-    pod.spec = node_name
-        .map(|node_name| k8s_openapi::api::core::v1::PodSpec { node_name: Some(node_name), ..Default::default() });
-    pod.managed_fields_mut().clear();
 }
 
 /// The controller owner of an object.

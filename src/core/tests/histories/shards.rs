@@ -159,7 +159,7 @@ impl Operator {
                 self.write(world, shard, &new)?;
             }
             Step::Wait { why, .. } => {
-                let new = core::waiting(status, why.as_ref(), watched.state, seen.above.desired, at.generation);
+                let new = core::waiting(status, why.as_ref(), watched, seen.above.desired, at.generation);
                 if let Some(new) = new {
                     self.write(world, shard, &new)?;
                 }

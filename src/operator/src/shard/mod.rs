@@ -113,10 +113,10 @@ async fn pass(
             Ok(resync())
         }
         Step::Wait { after, why } => {
-            if let Some(new) = core::waiting(status, why.as_ref(), watched.state, seen.above.desired, at.generation) {
+            if let Some(new) = core::waiting(status, why.as_ref(), watched, seen.above.desired, at.generation) {
                 ctx.writer.status(shard, shard.status.as_ref(), &new).await?;
             }
-            let after = after.into_iter().chain(core::entered_in(status, watched.state)).min();
+            let after = after.into_iter().chain(core::entered_in(status, watched)).min();
             Ok(after.map_or_else(resync, Action::requeue))
         }
     }
