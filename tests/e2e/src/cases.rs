@@ -81,6 +81,7 @@ pub fn child(changes: &[(&str, Value)]) -> Value {
 pub fn shard_spec() -> Value {
     json!({
         "task": "villages-44", "rootUid": "3f9c2a71", "run": 1, "index": 0,
+        "firstAttempt": {"authorisedBy": "5ad0c2", "authorisedAt": "2026-01-01T00:00:00Z"},
         "slice": {"items": [{"values": {"district": "440304"}, "part": {"pages": {"from": 0, "to": 4, "size": 100}}, "records": 321}]},
     })
 }
