@@ -415,9 +415,18 @@ impl Context {
         self.metrics.source_requests(requests, retries);
     }
 
-    /// Forgets an object that is gone.
+    /// An object is gone. What was written and posted for it is kept for a while: an old list may show it once more (I1, I19).
+    pub fn gone(&self, uid: &str) {
+        self.stores.pods.close(uid);
+        if let Some(memory) = self.memory().objects.get_mut(uid) {
+            *memory = Remembered { posts: std::mem::take(&mut memory.posts), ..Remembered::default() };
+        }
+    }
+
+    /// Forgets an object that went a while ago.
     pub fn forget(&self, uid: &str) {
         self.writer.forget(uid);
+        self.stores.pods.forget(uid);
         self.memory().objects.remove(uid);
     }
 

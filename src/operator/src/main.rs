@@ -258,6 +258,7 @@ async fn run(args: Run) -> Result<(), Stop> {
             let uids = gone_queue.take_until(stop.cancelled_owned());
             let mut went = std::collections::VecDeque::<(Instant, String)>::new();
             uids.for_each(|uid| {
+                ctx.gone(&uid);
                 went.push_back((clock::instant(), uid));
                 let old = went.iter().take_while(|(at, _)| at.elapsed() > REMEMBERED).count();
                 went.drain(..old).for_each(|(_, uid)| ctx.forget(&uid));

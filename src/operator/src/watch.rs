@@ -4,7 +4,7 @@
 //! every object is revisited on a jittered period even with no event.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::{Duration, Instant},
 };
@@ -53,6 +53,8 @@ struct Pods {
     gone: HashMap<String, ByName>,
     /// When those went: ledger and name, oldest first.
     went: VecDeque<(Instant, String, String)>,
+    /// Ledgers that are gone: nobody asks for their pods' last words any more.
+    closed: HashSet<String>,
 }
 
 impl Pods {
@@ -114,6 +116,18 @@ impl PodIndex {
         pods.live.values().filter_map(|pods| pods.get(name)).find(|pod| pod.uid().as_deref() == Some(uid)).cloned()
     }
 
+    /// The object that holds a ledger is gone, and with it what is kept of its pods.
+    pub fn close(&self, ledger_uid: &str) {
+        let mut pods = self.write();
+        pods.gone.remove(ledger_uid);
+        pods.closed.insert(ledger_uid.to_owned());
+    }
+
+    /// Forgets a ledger whose pods are gone, too.
+    pub fn forget(&self, ledger_uid: &str) {
+        self.write().closed.remove(ledger_uid);
+    }
+
     fn put(&self, pod: Pod) {
         let Some(ledger) = pod.labels().get(labels::LEDGER_UID).cloned() else { return };
         self.write().live.entry(ledger).or_default().insert(pod.name_any(), Arc::new(pod));
@@ -124,7 +138,7 @@ impl PodIndex {
         let mut pods = self.write();
         take(&mut pods.live, &ledger, &name);
         pods.forget_old();
-        if pod_is_over(&pod) {
+        if pod_is_over(&pod) && !pods.closed.contains(&ledger) {
             pods.went.push_back((clock::instant(), ledger.clone(), name.clone()));
             pods.gone.entry(ledger).or_default().insert(name, Arc::new(pod));
         }
@@ -352,6 +366,9 @@ mod tests {
             assert!(index.find("p", "pu").is_none(), "it may do nothing any more");
             index.replace(Vec::new());
             assert_eq!(index.of("u", "collect", 1, 1).len(), kept, "a new list does not take them back");
+            index.close("u");
+            index.take(pod(phase));
+            assert!(index.of("u", "collect", 1, 1).is_empty(), "nobody asks any more");
         }
     }
 }
