@@ -116,21 +116,33 @@ impl PodIndex {
         pods.live.values().filter_map(|pods| pods.get(name)).find(|pod| pod.uid().as_deref() == Some(uid)).cloned()
     }
 
-    /// The object that holds a ledger is gone, and with it what is kept of its pods.
+    /// The object that holds a ledger is gone, and with it what is kept of its pods, but for those that still run. Garbage collection
+    /// may take the others minutes later.
     pub fn close(&self, ledger_uid: &str) {
         let mut pods = self.write();
         pods.gone.remove(ledger_uid);
+        if let Some(live) = pods.live.get_mut(ledger_uid) {
+            live.retain(|_, pod| !pod_is_over(pod));
+            if live.is_empty() {
+                pods.live.remove(ledger_uid);
+            }
+        }
         pods.closed.insert(ledger_uid.to_owned());
     }
 
-    /// Forgets a ledger whose pods are gone, too.
+    /// Forgets that a ledger was there.
     pub fn forget(&self, ledger_uid: &str) {
         self.write().closed.remove(ledger_uid);
     }
 
     fn put(&self, pod: Pod) {
         let Some(ledger) = pod.labels().get(labels::LEDGER_UID).cloned() else { return };
-        self.write().live.entry(ledger).or_default().insert(pod.name_any(), Arc::new(pod));
+        let mut pods = self.write();
+        if pods.closed.contains(&ledger) && pod_is_over(&pod) {
+            take(&mut pods.live, &ledger, &pod.name_any());
+        } else {
+            pods.live.entry(ledger).or_default().insert(pod.name_any(), Arc::new(pod));
+        }
     }
 
     fn take(&self, pod: Pod) {
@@ -366,9 +378,14 @@ mod tests {
             assert!(index.find("p", "pu").is_none(), "it may do nothing any more");
             index.replace(Vec::new());
             assert_eq!(index.of("u", "collect", 1, 1).len(), kept, "a new list does not take them back");
+            index.put(pod(phase));
             index.close("u");
+            let runs = usize::from(kept == 0);
+            assert_eq!(index.of("u", "collect", 1, 1).len(), runs, "nobody asks for the last words any more");
+            index.put(pod(phase));
+            assert_eq!(index.of("u", "collect", 1, 1).len(), runs);
             index.take(pod(phase));
-            assert!(index.of("u", "collect", 1, 1).is_empty(), "nobody asks any more");
+            assert!(index.of("u", "collect", 1, 1).is_empty());
         }
     }
 }

@@ -2,17 +2,35 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use collect_registry::{Options, Registry};
+use collect_registry::{Effect, Options, Registry, When};
 use object_store::{ObjectStore, aws::AmazonS3Builder};
 use serde_json::{Value, json};
 
-use crate::Space;
+use crate::{Cluster, Operator, Space};
 
 /// Time that a small collection may take on a busy machine of two cores.
 pub const SOON: Duration = Duration::from_secs(120);
 
 /// The bucket.
 pub const BUCKET: &str = "lake";
+
+/// A namespace with an operator, the small country as source, and an empty sink.
+pub async fn stage(cluster: &'static Cluster, test: &str) -> (Space, World, Operator) {
+    let space = Space::new(cluster, test).await;
+    let world = World::new(&space, Registry::small()).await;
+    let operator = Operator::start(&space).await;
+    (space, world, operator)
+}
+
+/// What asks the source for villages.
+pub fn villages() -> When {
+    When { prefix: "/api/districts".into(), ..When::default() }
+}
+
+/// A source that answers each request for villages this late.
+pub fn slow(milliseconds: u64) -> Options {
+    Options::faults([Effect::Delay { milliseconds }.when(villages())])
+}
 
 /// A sample source and a sink of a test's own, with the Secrets to use them in its namespace.
 #[derive(Debug)]

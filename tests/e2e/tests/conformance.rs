@@ -14,9 +14,9 @@ use collect_api::{CollectTask, Phase};
 use collect_e2e::{
     Cluster, Node, Operator, Space, cluster, figure,
     space::phase,
-    tasks::{SOON, World},
+    tasks::{self, SOON, World, slow},
 };
-use collect_registry::{Effect, Options, Registry, Synthetic, When};
+use collect_registry::{Options, Registry, Synthetic};
 use futures::TryStreamExt;
 use kube::{
     Api,
@@ -30,16 +30,7 @@ fn process_cluster() -> &'static Cluster {
 }
 
 async fn stage(test: &str) -> (Space, World, Operator) {
-    let space = Space::new(process_cluster(), test).await;
-    let world = World::new(&space, Registry::small()).await;
-    let operator = Operator::start(&space).await;
-    (space, world, operator)
-}
-
-/// A source that answers each request for villages this late.
-fn slow(milliseconds: u64) -> Options {
-    let villages = When { prefix: "/api/districts".into(), ..When::default() };
-    Options::faults([Effect::Delay { milliseconds }.when(villages)])
+    tasks::stage(process_cluster(), test).await
 }
 
 /// A task as its user writes it into a file.

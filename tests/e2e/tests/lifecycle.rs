@@ -10,7 +10,7 @@ use collect_api::{
 use collect_e2e::{
     Cluster, Node, Operator, Space, audit, cluster, programs, sink,
     space::{condition, phase},
-    tasks::{SOON, World},
+    tasks::{self, SOON, World, slow, villages},
 };
 use collect_registry::{Effect, Options, Registry, When};
 use k8s_openapi::api::{
@@ -28,18 +28,8 @@ fn process_cluster() -> &'static Cluster {
     Cluster::shared("e2e-lifecycle", Node::Process).expect("a process node needs nothing that could be missing")
 }
 
-/// A namespace with an operator, the small country as source, and an empty sink.
 async fn stage(test: &str) -> (Space, World, Operator) {
-    let space = Space::new(process_cluster(), test).await;
-    let world = World::new(&space, Registry::small()).await;
-    let operator = Operator::start(&space).await;
-    (space, world, operator)
-}
-
-/// A source that answers each request for villages this late.
-fn slow(milliseconds: u64) -> Options {
-    let villages = When { prefix: "/api/districts".into(), ..When::default() };
-    Options::faults([Effect::Delay { milliseconds }.when(villages)])
+    tasks::stage(process_cluster(), test).await
 }
 
 /// Status of a condition of a task.
@@ -530,7 +520,6 @@ async fn a_bad_input_ends_with_a_clear_answer_after_the_right_number_of_tries() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_source_that_recovers_costs_attempts_and_no_records() {
     let (space, world, _operator) = stage("recovers").await;
-    let villages = || When { prefix: "/api/districts".into(), ..When::default() };
     world.set_source(Options::faults([
         Effect::Status { code: 503, retry_after_seconds: None }.when(When { every: Some(7), ..villages() }),
         Effect::Status { code: 429, retry_after_seconds: Some(1) }.when(When { every: Some(11), ..villages() }),
@@ -547,8 +536,7 @@ async fn a_source_that_recovers_costs_attempts_and_no_records() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lying_total_loses_nothing_and_is_named() {
     let (space, world, _operator) = stage("lying").await;
-    let villages = When { prefix: "/api/districts".into(), ..When::default() };
-    world.set_source(Options::faults([Effect::WrongTotal { add: -3 }.when(villages)]));
+    world.set_source(Options::faults([Effect::WrongTotal { add: -3 }.when(villages())]));
     space.create("villages", world.villages("villages")).await;
     let task = space.until_over("villages", SOON).await;
     assert_phase(&task, Phase::Collected);
@@ -564,8 +552,7 @@ async fn a_lying_total_loses_nothing_and_is_named() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn missing_records_are_a_failed_verdict_with_the_data_kept() {
     let (space, world, _operator) = stage("missing").await;
-    let villages = When { prefix: "/api/districts".into(), ..When::default() };
-    world.set_source(Options::faults([Effect::WrongTotal { add: 5 }.when(villages)]));
+    world.set_source(Options::faults([Effect::WrongTotal { add: 5 }.when(villages())]));
     space.create("villages", world.villages("villages")).await;
     let task = space.until_over("villages", SOON).await;
     assert_phase(&task, Phase::Failed);
@@ -827,8 +814,7 @@ async fn nobody_is_killed_for_an_operator_that_was_away_for_ten_minutes() {
     space
         .until::<CollectTask>("villages", "the plan is sealed", SOON, |task| phase(task) == Some(&Phase::Running))
         .await;
-    let villages = When { prefix: "/api/districts".into(), ..When::default() };
-    world.set_source(Options::faults([Effect::Hold.when(villages)]));
+    world.set_source(Options::faults([Effect::Hold.when(villages())]));
     space.change("villages", json!({"parallelism": 8})).await;
     until_collecting(&space, 4).await;
     operator.kill().await;

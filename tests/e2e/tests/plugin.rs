@@ -10,9 +10,9 @@ use collect_api::{CollectTask, DesiredState, Phase};
 use collect_e2e::{
     Cluster, Node, Operator, Space, programs,
     space::phase,
-    tasks::{SOON, World},
+    tasks::{self, SOON, World, villages},
 };
-use collect_registry::{Effect, Options, Registry, When};
+use collect_registry::{Effect, Options, When};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use serde_json::{Value, json};
@@ -22,16 +22,8 @@ fn process_cluster() -> &'static Cluster {
     Cluster::shared("e2e-plugin", Node::Process).expect("a process node needs nothing that could be missing")
 }
 
-/// A namespace with an operator, the small country as source, and an empty sink.
 async fn stage(test: &str) -> (Space, World, Operator) {
-    let space = Space::new(process_cluster(), test).await;
-    let world = World::new(&space, Registry::small()).await;
-    let operator = Operator::start(&space).await;
-    (space, world, operator)
-}
-
-fn villages() -> When {
-    When { prefix: "/api/districts".into(), ..When::default() }
+    tasks::stage(process_cluster(), test).await
 }
 
 /// What a command came to.
