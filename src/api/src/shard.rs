@@ -52,7 +52,7 @@ pub struct CollectShardSpec {
     pub index: i32,
     /// The slice.
     pub slice: Slice,
-    /// Its first attempt, where the shard is created because a worker may start at once. Absent where it waits.
+    /// Its first attempt: a shard is created when a worker may start. Absent in shards of operators before this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_attempt: Option<FirstAttempt>,
 }

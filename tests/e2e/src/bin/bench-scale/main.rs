@@ -9,8 +9,8 @@
 //!
 //! The peers run in the same cluster right after the tree is deleted, the operator stopped: raw Jobs from a copy of the operator's
 //! own Job, same pod, same scenario, and as many at once as the task's parallelism allows. Some are deleted by Kubernetes when they
-//! have ended, as the operator has its own deleted while the run goes on: by these the rate is judged. Others are left lying,
-//! which costs the cluster a third less.
+//! have ended, as the operator has its own deleted while the run goes on: by these the rate is judged. Others are left lying, which
+//! costs the cluster less.
 //!
 //! Figures that depend on the machine's time are worth what the machine was: the share of other processes is printed.
 //! The exit code is 1 if a target is missed.
