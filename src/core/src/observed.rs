@@ -1,6 +1,7 @@
 //! What Kubernetes shows of an attempt's Job and pods, read as one word of the ledger: [`WorkerSeen`].
 //!
-//! Only the conditions Complete and Failed of a Job are terminal; counters and other conditions are never trusted.
+//! What ends an attempt is the condition Complete or Failed of its Job, or, some seconds before that, a pod that has Succeeded: nothing
+//! takes that back. Counters and other conditions are never trusted.
 
 use std::time::Duration;
 
@@ -29,6 +30,11 @@ pub fn worker_seen(job: Option<&Job>, pods: &[impl AsRef<Pod>], patience_over: b
             None => pods.iter().find_map(|pod| pod_end(pod.as_ref())).map_or(WorkerSeen::Unseen, ended),
         };
     };
+    let identity = job.metadata.name.clone().zip(job.metadata.uid.clone());
+    // The Job controller counts it a second or more later. A failure is for the Job to tell: it may yet be laid to a disruption.
+    if let Some(end) = pods.iter().map(AsRef::as_ref).find(|pod| phase(pod) == Some("Succeeded")).and_then(pod_end) {
+        return ended(Ended { job: identity, ..end });
+    }
     let Some(condition) = terminal_condition(job) else {
         let leaving = |pod: &Pod| pod.metadata.deletion_timestamp.is_some() && !pod_is_over(pod);
         return WorkerSeen::Active {
@@ -59,8 +65,13 @@ pub fn worker_seen(job: Option<&Job>, pods: &[impl AsRef<Pod>], patience_over: b
                 .into(),
         );
     }
-    end.job = job.metadata.name.clone().zip(job.metadata.uid.clone());
+    end.job = identity;
     ended(end)
+}
+
+/// Whether something may still run for a Job, so that it is worth stopping.
+pub fn is_at_work(job: &Job, pods: &[impl AsRef<Pod>]) -> bool {
+    matches!(worker_seen(Some(job), pods, false), WorkerSeen::Active { .. })
 }
 
 fn ended(end: Ended) -> WorkerSeen {
@@ -122,8 +133,7 @@ pub fn watch(
     let mut seen = worker_seen(job, pods, false);
     let mut watched =
         Watched { state: since("state", word(&seen)), attempt: since("attempt", ""), ..Watched::default() };
-    let phase = |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.clone());
-    if pods.iter().any(|pod| phase(pod.as_ref()).as_deref() == Some("Running")) {
+    if pods.iter().any(|pod| phase(pod.as_ref()) == Some("Running")) {
         watched.runs = Some(since("runs", ""));
     }
     if let Some(signs) = signs.filter(|_| word(&seen) == ACTIVE) {
@@ -165,9 +175,13 @@ pub fn terminal_condition(job: &Job) -> Option<&JobCondition> {
         .find(|condition| condition.status == "True" && (condition.type_ == "Complete" || condition.type_ == "Failed"))
 }
 
+fn phase(pod: &Pod) -> Option<&str> {
+    pod.status.as_ref()?.phase.as_deref()
+}
+
 /// Whether a pod has ended: nothing of it runs any more.
 pub fn pod_is_over(pod: &Pod) -> bool {
-    matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"))
+    matches!(phase(pod), Some("Succeeded" | "Failed"))
 }
 
 fn worker_status(pod: &Pod) -> Option<&ContainerStatus> {
@@ -243,7 +257,7 @@ fn no_pod(job: &Job) -> Pending {
 /// Why a pod has not started, if it has not.
 fn pending(pod: &Pod) -> Option<Pending> {
     let status = pod.status.as_ref()?;
-    if status.phase.as_deref() != Some("Pending") {
+    if phase(pod) != Some("Pending") {
         return None;
     }
     let waiting = worker_status(pod)
@@ -332,6 +346,22 @@ mod tests {
         ] {
             assert_eq!(outcome(worker_seen(Some(&failed()), std::slice::from_ref(&pod), false)), expected, "{pod:?}");
         }
+    }
+
+    #[test]
+    fn a_pod_that_succeeded_ends_the_attempt_before_its_job_does_and_one_that_failed_does_not() {
+        let nothing_yet = job(json!([]));
+        let done = over(0, "Completed", json!([]), false);
+        let WorkerSeen::Ended(end) = worker_seen(Some(&nothing_yet), std::slice::from_ref(&done), false) else {
+            panic!("it has ended")
+        };
+        assert_eq!((end.outcome, end.job), (Some(Outcome::Succeeded), Some(("j".into(), "ju".into()))));
+        assert!(!is_at_work(&nothing_yet, &[done.clone()]));
+        let failed = over(10, "Error", json!([]), false);
+        assert!(is_at_work(&nothing_yet, &[failed]), "its Job says what it was");
+        assert!(is_at_work(&nothing_yet, &none()));
+        let too_late = job(json!([{"type": "Failed", "status": "True", "reason": "DeadlineExceeded"}]));
+        assert_eq!(outcome(worker_seen(Some(&too_late), &[done], false)), Outcome::Succeeded);
     }
 
     #[test]

@@ -135,30 +135,30 @@ impl PodIndex {
         self.write().closed.remove(ledger_uid);
     }
 
-    fn put(&self, pod: Pod) {
+    fn put(&self, pod: Arc<Pod>) {
         let Some(ledger) = pod.labels().get(labels::LEDGER_UID).cloned() else { return };
         let mut pods = self.write();
         if pods.closed.contains(&ledger) && pod_is_over(&pod) {
             take(&mut pods.live, &ledger, &pod.name_any());
         } else {
-            pods.live.entry(ledger).or_default().insert(pod.name_any(), Arc::new(pod));
+            pods.live.entry(ledger).or_default().insert(pod.name_any(), pod);
         }
     }
 
-    fn take(&self, pod: Pod) {
+    fn take(&self, pod: Arc<Pod>) {
         let (Some(ledger), name) = (pod.labels().get(labels::LEDGER_UID).cloned(), pod.name_any()) else { return };
         let mut pods = self.write();
         take(&mut pods.live, &ledger, &name);
         pods.forget_old();
         if pod_is_over(&pod) && !pods.closed.contains(&ledger) {
             pods.went.push_back((clock::instant(), ledger.clone(), name.clone()));
-            pods.gone.entry(ledger).or_default().insert(name, Arc::new(pod));
+            pods.gone.entry(ledger).or_default().insert(name, pod);
         }
     }
 
-    fn replace(&self, all: Vec<Pod>) {
+    fn replace(&self, all: &[Arc<Pod>]) {
         self.write().live.clear();
-        all.into_iter().for_each(|pod| self.put(pod));
+        all.iter().for_each(|pod| self.put(pod.clone()));
     }
 }
 
@@ -258,19 +258,22 @@ pub async fn run_pods(
             }
         };
         match event {
+            // Whoever is woken finds it in the index.
             Event::Apply(Guard(Ok(pod))) => {
+                let pod = Arc::new(pod);
+                index.put(pod.clone());
                 wake(&pod);
-                index.put(pod);
             }
             Event::Delete(Guard(Ok(pod))) => {
+                let pod = Arc::new(pod);
+                index.take(pod.clone());
                 wake(&pod);
-                index.take(pod);
             }
             Event::Init => listed.clear(),
-            Event::InitApply(Guard(Ok(pod))) => listed.push(pod),
+            Event::InitApply(Guard(Ok(pod))) => listed.push(Arc::new(pod)),
             Event::InitDone => {
-                listed.iter().for_each(&wake);
-                index.replace(std::mem::take(&mut listed));
+                index.replace(&listed);
+                listed.drain(..).for_each(|pod| wake(&pod));
                 ready.done("Pod");
             }
             Event::Apply(Guard(Err(Unreadable { error, .. })))
@@ -358,12 +361,10 @@ mod tests {
 
     use super::*;
 
-    fn pod(phase: &str) -> Pod {
+    fn pod(phase: &str) -> Arc<Pod> {
         let labels = json!({labels::LEDGER_UID: "u", labels::WORK: "collect", labels::RUN: "1", labels::ATTEMPT: "1"});
-        serde_json::from_value(
-            json!({"metadata": {"name": "p", "uid": "pu", "labels": labels}, "status": {"phase": phase}}),
-        )
-        .unwrap()
+        let pod = json!({"metadata": {"name": "p", "uid": "pu", "labels": labels}, "status": {"phase": phase}});
+        Arc::new(serde_json::from_value(pod).unwrap())
     }
 
     #[test]
@@ -376,7 +377,7 @@ mod tests {
             assert_eq!(index.of("u", "collect", 1, 1).len(), kept, "{phase}");
             assert!(index.of("u", "collect", 1, 2).is_empty());
             assert!(index.find("p", "pu").is_none(), "it may do nothing any more");
-            index.replace(Vec::new());
+            index.replace(&[]);
             assert_eq!(index.of("u", "collect", 1, 1).len(), kept, "a new list does not take them back");
             index.put(pod(phase));
             index.close("u");

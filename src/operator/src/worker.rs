@@ -9,7 +9,7 @@ use collect_core::{
     attempts::Entries,
     job,
     ledger::{Post, Watched, WorkerSeen},
-    observed::{Signs, terminal_condition, watch, worker_seen},
+    observed::{Signs, is_at_work, watch, worker_seen},
     resolve,
 };
 use k8s_openapi::api::batch::v1::Job;
@@ -145,7 +145,7 @@ pub async fn sweep(ctx: &Context, place: &Place<'_>, entries: Entries<'_>) -> Re
         let reference = ObjectRef::new(&place.job(n)).within(place.namespace);
         if let Some(job) = ctx.stores.jobs.get(&reference)
             && place.owns(&job)
-            && terminal_condition(&job).is_none()
+            && is_at_work(&job, &ctx.stores.pods.of(place.owner_uid, place.work, place.run, n))
             && job.metadata.deletion_timestamp.is_none()
         {
             warn!(job = job.name_any(), "a superseded attempt is stopped");

@@ -7,7 +7,7 @@ use collect_core::{
     attempts::Entries,
     ledger::{Post, Watched, WorkerSeen},
     names,
-    observed::{Signs, terminal_condition, watch, worker_seen},
+    observed::{Signs, is_at_work, watch, worker_seen},
 };
 use k8s_openapi::{
     api::{batch::v1::Job, core::v1::Pod},
@@ -181,13 +181,14 @@ impl Operator {
     /// Deletes Jobs that still work for attempts that are over in the ledger: a create came late, or its process was taken
     /// for dead. Jobs of older runs are superseded as a whole.
     pub fn sweep(&mut self, world: &mut World, place: &Place, entries: Entries<'_>) {
-        let ours = |job: &&Arc<Job>| place.owns(job) && terminal_condition(job).is_none() && !is_deleting(job.as_ref());
+        let ours = |job: &&Arc<Job>| place.owns(job) && !is_deleting(job.as_ref());
         let jobs: Vec<_> = self.views.jobs.objects.values().filter(ours).cloned().collect();
         for job in jobs {
             let label = |label: &str| job.labels().get(label).map_or("", String::as_str);
             let (run, n) = (label(labels::RUN).parse().unwrap_or(0), label(labels::ATTEMPT).parse().unwrap_or(0));
             let this = label(labels::WORK) == place.work && run == place.run && job.name_any() == place.job(n);
-            if run < place.run || (this && entries.is_superseded(n)) {
+            let superseded = run < place.run || (this && entries.is_superseded(n));
+            if superseded && is_at_work(&job, &self.pods(place, n)) {
                 self.delete(world, job.as_ref());
             }
         }

@@ -65,6 +65,8 @@ struct Size {
     history: usize,
     /// Tasks between the root and the shards; with 1 there are none.
     branches: usize,
+    /// Raw Jobs.
+    raw: usize,
 }
 
 impl Size {
@@ -81,6 +83,7 @@ impl Size {
             parallelism: number("PARALLELISM", 300, 1_000),
             history: number("HISTORY", 100, 1_000),
             branches: number("BRANCHES", 1, 100),
+            raw: number("RAW", RAW_JOBS, 100_000),
         }
     }
 
@@ -136,7 +139,7 @@ struct Bench<'a> {
 impl Bench<'_> {
     /// Runs the task to its end and deletes it; gives back a Job of it, and what raw ones are to be compared with.
     async fn run(&mut self, world: &World) -> (Job, Pace) {
-        let Size { shards, parallelism, history, branches } = self.size;
+        let Size { shards, parallelism, history, branches, .. } = self.size;
         let user = Operator::user(self.space);
         let mut spec = world.groups(ROOT);
         spec["parallelism"] = json!(parallelism);
@@ -241,7 +244,7 @@ impl Bench<'_> {
     /// Runs raw Jobs and compares: such as are cleaned up as soon as they have ended, which is what the operator does with its own,
     /// and such as are left lying.
     async fn raw(&mut self, template: &Job, ours: Pace) {
-        let count = self.size.shards.min(RAW_JOBS);
+        let count = self.size.raw;
         let mut cleaned = template.clone();
         cleaned.spec.as_mut().expect("a Job has a spec").ttl_seconds_after_finished = Some(0);
         let (tidy, tidy_usage) = self.peer("tidy", &cleaned, count).await;
