@@ -356,7 +356,7 @@ mod tests {
             panic!("it has ended")
         };
         assert_eq!((end.outcome, end.job), (Some(Outcome::Succeeded), Some(("j".into(), "ju".into()))));
-        assert!(!is_at_work(&nothing_yet, &[done.clone()]));
+        assert!(!is_at_work(&nothing_yet, std::slice::from_ref(&done)));
         let failed = over(10, "Error", json!([]), false);
         assert!(is_at_work(&nothing_yet, &[failed]), "its Job says what it was");
         assert!(is_at_work(&nothing_yet, &none()));

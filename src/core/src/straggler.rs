@@ -1,7 +1,5 @@
 //! Stragglers: running shards that take much longer than their siblings took, and why, as far as it can be told.
 
-use std::collections::BTreeMap;
-
 use collect_api::{CollectShard, shard::ShardPhase, task::Straggler};
 use jiff::Timestamp;
 
@@ -16,12 +14,12 @@ pub const TIMES: i64 = 3;
 /// Nobody is a straggler before so many seconds.
 pub const LEAST_SECONDS: i64 = 60;
 
-/// The stragglers among the shards of one task, the slowest first.
+/// The stragglers among the shards of one task, the slowest first. `node_of` tells where a shard's worker runs.
 ///
 /// Times are those of the ledger, all written by operators; what a worker's clock says is not used.
 pub fn stragglers(
     shards: &[impl AsRef<CollectShard>],
-    nodes: &BTreeMap<String, String>,
+    node_of: impl Fn(&CollectShard) -> Option<String>,
     now: Timestamp,
 ) -> Vec<Straggler> {
     let shards = || shards.iter().map(AsRef::as_ref);
@@ -42,7 +40,7 @@ pub fn stragglers(
             (seconds > bound).then(|| {
                 let name = shard.metadata.name.clone().unwrap_or_default();
                 let reason = why(shard, seconds, median, usual_records);
-                (seconds, Straggler { node: nodes.get(&name).cloned(), name, median_seconds: median, reason })
+                (seconds, Straggler { node: node_of(shard), name, median_seconds: median, reason })
             })
         })
         .collect();
@@ -140,7 +138,7 @@ mod tests {
     fn among(shards: Vec<std::sync::Arc<CollectShard>>, second: i64) -> Vec<(String, String)> {
         let mut all: Vec<_> = (10..16).map(|index| shard(index, Some(30), None)).collect();
         all.extend(shards);
-        stragglers(&all, &BTreeMap::new(), at(second)).into_iter().map(|s| (s.name, s.reason)).collect()
+        stragglers(&all, |_| None, at(second)).into_iter().map(|s| (s.name, s.reason)).collect()
     }
 
     #[test]
@@ -149,7 +147,7 @@ mod tests {
         assert!(among(vec![slow()], 90).is_empty());
         assert_eq!(among(vec![slow()], 91)[0].0, "t-0");
         let alone = [slow(), shard(1, Some(30), None)];
-        assert!(stragglers(&alone, &BTreeMap::new(), at(9_999)).is_empty(), "too few siblings to know what is usual");
+        assert!(stragglers(&alone, |_| None, at(9_999)).is_empty(), "too few siblings to know what is usual");
     }
 
     #[test]

@@ -67,6 +67,11 @@ impl Pods {
     }
 }
 
+/// Whether a pod is a Job's. Somebody's copy of a worker's pod is none, nor is a pod that a Job has left behind as an orphan.
+fn is_of_a_job(pod: &Pod) -> bool {
+    controller_of(pod).is_some_and(|owner| owner.kind == "Job")
+}
+
 fn take(pods: &mut HashMap<String, ByName>, ledger: &str, name: &str) {
     if let Some(of_ledger) = pods.get_mut(ledger) {
         of_ledger.remove(name);
@@ -85,17 +90,14 @@ impl PodIndex {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Pods of an attempt, also those that ended and went a moment ago. The label is an index only: what a pod may do is never
-    /// decided by it.
-    pub fn of(&self, ledger_uid: &str, work: &str, run: i64, attempt: i32) -> Vec<Arc<Pod>> {
-        let wanted =
-            [(labels::WORK, work.to_owned()), (labels::RUN, run.to_string()), (labels::ATTEMPT, attempt.to_string())];
+    /// Pods of a Job, also those that ended and went a moment ago.
+    pub fn of(&self, ledger_uid: &str, job: &str) -> Vec<Arc<Pod>> {
         let pods = self.read();
         [pods.live.get(ledger_uid), pods.gone.get(ledger_uid)]
             .into_iter()
             .flatten()
             .flat_map(HashMap::values)
-            .filter(|pod| wanted.iter().all(|(label, value)| pod.labels().get(*label) == Some(value)))
+            .filter(|pod| controller_of(pod.as_ref()).is_some_and(|owner| owner.name == job))
             .cloned()
             .collect()
     }
@@ -138,10 +140,10 @@ impl PodIndex {
     fn put(&self, pod: Arc<Pod>) {
         let Some(ledger) = pod.labels().get(labels::LEDGER_UID).cloned() else { return };
         let mut pods = self.write();
-        if pods.closed.contains(&ledger) && pod_is_over(&pod) {
-            take(&mut pods.live, &ledger, &pod.name_any());
-        } else {
+        if is_of_a_job(&pod) && !(pod_is_over(&pod) && pods.closed.contains(&ledger)) {
             pods.live.entry(ledger).or_default().insert(pod.name_any(), pod);
+        } else {
+            take(&mut pods.live, &ledger, &pod.name_any());
         }
     }
 
@@ -150,7 +152,7 @@ impl PodIndex {
         let mut pods = self.write();
         take(&mut pods.live, &ledger, &name);
         pods.forget_old();
-        if pod_is_over(&pod) && !pods.closed.contains(&ledger) {
+        if is_of_a_job(&pod) && pod_is_over(&pod) && !pods.closed.contains(&ledger) {
             pods.went.push_back((clock::instant(), ledger.clone(), name.clone()));
             pods.gone.entry(ledger).or_default().insert(name, pod);
         }
@@ -361,32 +363,47 @@ mod tests {
 
     use super::*;
 
-    fn pod(phase: &str) -> Arc<Pod> {
-        let labels = json!({labels::LEDGER_UID: "u", labels::WORK: "collect", labels::RUN: "1", labels::ATTEMPT: "1"});
-        let pod = json!({"metadata": {"name": "p", "uid": "pu", "labels": labels}, "status": {"phase": phase}});
-        Arc::new(serde_json::from_value(pod).unwrap())
+    fn pod(phase: &str, owner: Option<&str>) -> Arc<Pod> {
+        let owner = owner.map(
+            |name| json!({"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": "ju", "controller": true}),
+        );
+        let owners: Vec<_> = owner.into_iter().collect();
+        let metadata =
+            json!({"name": "p", "uid": "pu", "labels": {labels::LEDGER_UID: "u"}, "ownerReferences": owners});
+        Arc::new(serde_json::from_value(json!({"metadata": metadata, "status": {"phase": phase}})).unwrap())
+    }
+
+    #[test]
+    fn a_pod_works_for_its_job_and_a_copy_of_it_without_one_for_none() {
+        let index = PodIndex::default();
+        index.put(pod("Running", None));
+        assert!(index.find("p", "pu").is_none());
+        index.put(pod("Running", Some("j")));
+        assert_eq!((index.of("u", "j").len(), index.of("u", "other").len()), (1, 0));
+        index.put(pod("Running", None));
+        assert!(index.of("u", "j").is_empty(), "its Job was deleted and left it behind");
     }
 
     #[test]
     fn the_last_words_of_a_pod_outlive_it_and_a_pod_without_any_is_gone() {
         for (phase, kept) in [("Failed", 1), ("Succeeded", 1), ("Running", 0), ("Pending", 0)] {
             let index = PodIndex::default();
-            index.put(pod("Running"));
+            index.put(pod("Running", Some("j")));
             assert!(index.find("p", "pu").is_some());
-            index.take(pod(phase));
-            assert_eq!(index.of("u", "collect", 1, 1).len(), kept, "{phase}");
-            assert!(index.of("u", "collect", 1, 2).is_empty());
+            index.take(pod(phase, Some("j")));
+            assert_eq!(index.of("u", "j").len(), kept, "{phase}");
+            assert!(index.of("u", "other").is_empty());
             assert!(index.find("p", "pu").is_none(), "it may do nothing any more");
             index.replace(&[]);
-            assert_eq!(index.of("u", "collect", 1, 1).len(), kept, "a new list does not take them back");
-            index.put(pod(phase));
+            assert_eq!(index.of("u", "j").len(), kept, "a new list does not take them back");
+            index.put(pod(phase, Some("j")));
             index.close("u");
             let runs = usize::from(kept == 0);
-            assert_eq!(index.of("u", "collect", 1, 1).len(), runs, "nobody asks for the last words any more");
-            index.put(pod(phase));
-            assert_eq!(index.of("u", "collect", 1, 1).len(), runs);
-            index.take(pod(phase));
-            assert!(index.of("u", "collect", 1, 1).is_empty());
+            assert_eq!(index.of("u", "j").len(), runs, "nobody asks for the last words any more");
+            index.put(pod(phase, Some("j")));
+            assert_eq!(index.of("u", "j").len(), runs);
+            index.take(pod(phase, Some("j")));
+            assert!(index.of("u", "j").is_empty());
         }
     }
 }

@@ -66,8 +66,9 @@ pub fn see(ctx: &Context, place: &Place<'_>, attempts: &[Attempt], signs: Option
         return (WorkerSeen::Unseen, Watched::default());
     };
     let n = attempt.n;
-    let job = ctx.stores.jobs.get(&ObjectRef::new(&place.job(n)).within(place.namespace)).filter(|job| place.owns(job));
-    let pods = ctx.stores.pods.of(place.owner_uid, place.work, place.run, n);
+    let name = place.job(n);
+    let job = ctx.stores.jobs.get(&ObjectRef::new(&name).within(place.namespace)).filter(|job| place.owns(job));
+    let pods = ctx.stores.pods.of(place.owner_uid, &name);
     watch(job.as_deref(), &pods, n, signs, |what, state| {
         ctx.watched_for(place.owner_uid, &format!("{}/{}/{n}/{what}", place.work, place.run), state)
     })
@@ -82,7 +83,7 @@ pub async fn look(ctx: &Context, place: &Place<'_>, n: i32) -> Result<WorkerSeen
         .get_opt(&name)
         .await
         .map_err(|error| Error::api("get", "Job", format!("{}/{name}", place.namespace), error))?;
-    let pods = ctx.stores.pods.of(place.owner_uid, place.work, place.run, n);
+    let pods = ctx.stores.pods.of(place.owner_uid, &name);
     Ok(match worker_seen(job.as_ref().filter(|job| place.owns(job)), &pods, false) {
         WorkerSeen::Unseen => WorkerSeen::Absent,
         seen => seen,
@@ -142,14 +143,14 @@ pub async fn stop(ctx: &Context, place: &Place<'_>, n: i32) -> Result<(), Error>
 /// Deletes Jobs of attempts that are over in the ledger but still work: they were superseded (a zombie's create came late).
 pub async fn sweep(ctx: &Context, place: &Place<'_>, entries: Entries<'_>) -> Result<(), Error> {
     for n in (1..=entries.last_number()).filter(|n| entries.is_superseded(*n)) {
-        let reference = ObjectRef::new(&place.job(n)).within(place.namespace);
-        if let Some(job) = ctx.stores.jobs.get(&reference)
+        let name = place.job(n);
+        if let Some(job) = ctx.stores.jobs.get(&ObjectRef::new(&name).within(place.namespace))
             && place.owns(&job)
-            && is_at_work(&job, &ctx.stores.pods.of(place.owner_uid, place.work, place.run, n))
+            && is_at_work(&job, &ctx.stores.pods.of(place.owner_uid, &name))
             && job.metadata.deletion_timestamp.is_none()
         {
-            warn!(job = job.name_any(), "a superseded attempt is stopped");
-            ctx.writer.delete::<Job>(place.namespace, &job.name_any(), &job.uid().unwrap_or_default()).await?;
+            warn!(job = name, "a superseded attempt is stopped");
+            ctx.writer.delete::<Job>(place.namespace, &name, &job.uid().unwrap_or_default()).await?;
         }
     }
     Ok(())

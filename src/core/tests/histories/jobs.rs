@@ -81,15 +81,13 @@ impl Operator {
         self.views.jobs.objects.get(&place.job(n)).filter(|job| place.owns(job)).cloned()
     }
 
-    /// Pods of an attempt. The labels are an index only.
+    /// Pods of an attempt: those of its Job.
     fn pods(&self, place: &Place, n: i32) -> Vec<Arc<Pod>> {
-        let wanted = [
-            (labels::LEDGER_UID, place.owner_uid.clone()),
-            (labels::WORK, place.work.to_owned()),
-            (labels::RUN, place.run.to_string()),
-            (labels::ATTEMPT, n.to_string()),
-        ];
-        let is_wanted = |pod: &&Arc<Pod>| wanted.iter().all(|(label, value)| pod.labels().get(*label) == Some(value));
+        let (job, ledger) = (place.job(n), place.owner_uid.as_str());
+        let is_wanted = |pod: &&Arc<Pod>| {
+            pod.labels().get(labels::LEDGER_UID).is_some_and(|uid| uid == ledger)
+                && owner_of(pod.as_ref()).is_some_and(|owner| owner.name == job)
+        };
         self.views.pods.objects.values().filter(is_wanted).cloned().collect()
     }
 

@@ -1,6 +1,6 @@
 //! What every task does once its plan is sealed. Mirrors src/operator/src/task/{mod,node,observe}.rs.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use collect_api::{
     CollectShard, CollectTask, CollectTaskStatus, Phase, ValidationReport, ValidationReportSpec,
@@ -219,7 +219,7 @@ impl Operator {
                 })
                 .map(|report| report.name_any()),
             waiting: rollup::waiting(&children.tasks, &children.shards),
-            stragglers: stragglers(&children.shards, &BTreeMap::new(), at.now),
+            stragglers: stragglers(&children.shards, |_| None, at.now),
             token: place.above.token.clone(),
         };
         let (mut new, needs) = core::advance(&status, &seen, at);

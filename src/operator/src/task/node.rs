@@ -1,6 +1,6 @@
 //! What every task does once its plan is sealed: roll up, fold, compare, report, end, and begin again if a retry says so.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use collect_api::{
     CollectShard, CollectTask, CollectTaskStatus, Phase, ValidationReport, ValidationReportSpec,
@@ -117,7 +117,7 @@ pub async fn pass(ctx: &Context, task: &CollectTask, place: &Place<'_>, commit: 
             })
             .map(|report| report.name_any()),
         waiting: rollup::waiting(&children.tasks, &children.shards),
-        stragglers: stragglers(&children.shards, &nodes(ctx, &children), at.now),
+        stragglers: stragglers(&children.shards, |shard| node_of(ctx, shard), at.now),
         token: place.above.token.clone(),
     };
     let (mut new, needs) = core::advance(&status, &seen, at);
@@ -225,14 +225,12 @@ async fn settle(ctx: &Context, task: &CollectTask, new: &CollectTaskStatus) -> R
     }
 }
 
-/// Nodes of the workers that run, by name of their shard.
-fn nodes(ctx: &Context, children: &Children) -> BTreeMap<String, String> {
-    let node = |shard: &CollectShard| {
-        let live = shard.status.as_ref()?.attempts.last().filter(|attempt| attempt.is_live())?;
-        let pods = ctx.stores.pods.of(&shard.uid()?, "collect", shard.spec.run, live.n);
-        pods.iter().find_map(|pod| pod.spec.as_ref()?.node_name.clone())
-    };
-    children.shards.iter().filter_map(|shard| Some((shard.name_any(), node(shard)?))).collect()
+/// Node of the worker that runs for a shard.
+fn node_of(ctx: &Context, shard: &CollectShard) -> Option<String> {
+    let live = shard.status.as_ref()?.attempts.last().filter(|attempt| attempt.is_live())?;
+    let uid = shard.uid()?;
+    let job = names::job(&shard.name_any(), &uid, "collect", shard.spec.run, live.n);
+    ctx.stores.pods.of(&uid, &job).iter().find_map(|pod| pod.spec.as_ref()?.node_name.clone())
 }
 
 /// What a child contributes to the comparison: nothing if its report is not in view yet, `None` within if it has none.
