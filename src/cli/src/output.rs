@@ -25,6 +25,24 @@ pub enum Format {
     Name,
 }
 
+/// Forms in which commands can write what they found out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Encoding {
+    /// Everything as JSON.
+    Json,
+    /// Everything as YAML.
+    Yaml,
+}
+
+impl From<Format> for Encoding {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Yaml => Self::Yaml,
+            Format::Wide | Format::Json | Format::Name => Self::Json,
+        }
+    }
+}
+
 /// Form of the output, for commands that show objects.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub struct OutputArgs {
@@ -155,7 +173,7 @@ impl List {
         match format {
             Format::Name => Ok(self.names.iter().map(|name| format!("{name}\n")).collect()),
             _ => encode(
-                format,
+                format.into(),
                 &serde_json::json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": self.items}),
             ),
         }
@@ -169,15 +187,15 @@ where
 {
     match format {
         Format::Name => Ok(format!("{}\n", full_name(object))),
-        _ => encode(format, &typed(object)?),
+        _ => encode(format.into(), &typed(object)?),
     }
 }
 
 /// Any value as JSON, or as YAML.
-pub fn encode(format: Format, value: &impl Serialize) -> Result<String, Error> {
-    let text = match format {
-        Format::Yaml => serde_yaml::to_string(value).map_err(|error| error.to_string()),
-        _ => serde_json::to_string_pretty(value).map_err(|error| error.to_string()),
+pub fn encode(encoding: Encoding, value: &impl Serialize) -> Result<String, Error> {
+    let text = match encoding {
+        Encoding::Yaml => serde_yaml::to_string(value).map_err(|error| error.to_string()),
+        Encoding::Json => serde_json::to_string_pretty(value).map_err(|error| error.to_string()),
     };
     text.map(|text| format!("{}\n", text.trim_end())).map_err(Error::Encode)
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::{
     error::{About, Error},
     exit::Exit,
-    output::{self, Format, Table},
+    output::{self, Encoding, Table},
     session::Session,
 };
 
@@ -25,15 +25,7 @@ pub struct Args {
     client: bool,
     /// Form of the output: for people if not given.
     #[arg(short, long, value_enum, value_name = "FORM")]
-    output: Option<Form>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Form {
-    /// As JSON.
-    Json,
-    /// As YAML.
-    Yaml,
+    output: Option<Encoding>,
 }
 
 /// What is known of the versions.
@@ -70,8 +62,7 @@ pub async fn run(args: &Args, session: &Session) -> Result<Exit, Error> {
         ask(&mut versions, session).await?;
     }
     let text = match args.output {
-        Some(Form::Json) => output::encode(Format::Json, &versions)?,
-        Some(Form::Yaml) => output::encode(Format::Yaml, &versions)?,
+        Some(encoding) => output::encode(encoding, &versions)?,
         None => render(&versions, session.style()),
     };
     output::print(&text)?;

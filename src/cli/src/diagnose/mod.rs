@@ -12,7 +12,7 @@ use crate::{
     args::TaskName,
     error::Error,
     exit::Exit,
-    output::{self, Format, Style, Tone},
+    output::{self, Encoding, Style, Tone},
     session::Session,
 };
 
@@ -24,16 +24,7 @@ pub struct Args {
     name: TaskName,
     /// Form of the output: for people if not given.
     #[arg(short, long, value_enum, value_name = "FORM")]
-    output: Option<Form>,
-}
-
-/// Forms of the output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Form {
-    /// All findings as JSON.
-    Json,
-    /// The same as YAML.
-    Yaml,
+    output: Option<Encoding>,
 }
 
 /// Runs the command. It ends with 1 where something keeps the task from going on.
@@ -41,9 +32,9 @@ pub async fn run(args: &Args, session: &Session) -> Result<Exit, Error> {
     let evidence = evidence::gather(args.name.as_ref(), session).await?;
     let findings = diagnose(&evidence);
     let text = match args.output {
-        Some(form) => {
+        Some(encoding) => {
             let all = json!({"task": args.name.as_ref(), "findings": findings, "unreadable": evidence.unreadable});
-            output::encode(if form == Form::Json { Format::Json } else { Format::Yaml }, &all)?
+            output::encode(encoding, &all)?
         }
         None => render(args.name.as_ref(), &findings, &evidence.unreadable, session.style()),
     };

@@ -31,7 +31,7 @@ use crate::{
     error::Error,
     exit::Exit,
     lint,
-    output::{self, Format},
+    output::{self, Encoding},
     session::Session,
 };
 
@@ -58,16 +58,7 @@ pub struct Args {
     limit: usize,
     /// Form of the output: for people if not given.
     #[arg(short, long, value_enum, value_name = "FORM")]
-    output: Option<Form>,
-}
-
-/// Forms of the output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Form {
-    /// Everything as JSON.
-    Json,
-    /// Everything as YAML.
-    Yaml,
+    output: Option<Encoding>,
 }
 
 /// A key of a secret. Its value never shows.
@@ -111,8 +102,7 @@ pub async fn run(args: &Args, session: &Session) -> Result<Exit, Error> {
         (None, None) => return Err(Error::Usage("name a task, or a file with -f".into())),
     };
     let text = match args.output {
-        Some(Form::Json) => output::encode(Format::Json, &picture)?,
-        Some(Form::Yaml) => output::encode(Format::Yaml, &picture)?,
+        Some(encoding) => output::encode(encoding, &picture)?,
         None => picture::render(&picture, args.limit, session.style()),
     };
     output::print(&text)?;

@@ -26,7 +26,7 @@ use self::{
 use crate::{
     error::Error,
     exit::Exit,
-    output::{self, Format, Tone},
+    output::{self, Encoding, Tone},
     session::Session,
 };
 
@@ -44,16 +44,7 @@ pub struct Args {
     strict: bool,
     /// Form of the output: a line for each finding if not given.
     #[arg(short, long, value_enum, value_name = "FORM")]
-    output: Option<Form>,
-}
-
-/// Forms of the output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Form {
-    /// A JSON object with all findings.
-    Json,
-    /// The same as YAML.
-    Yaml,
+    output: Option<Encoding>,
 }
 
 /// How bad a finding is.
@@ -106,10 +97,9 @@ pub async fn run(args: &Args, session: &Session) -> Result<Exit, Error> {
         return Err(Error::Usage(format!("no object of {GROUP} is in these files; name files with CollectTasks")));
     }
     match args.output {
-        Some(form) => {
-            let format = if form == Form::Json { Format::Json } else { Format::Yaml };
+        Some(encoding) => {
             let all = json!({"objects": judged, "errors": errors, "warnings": warnings, "findings": findings});
-            output::print(&output::encode(format, &all)?)?;
+            output::print(&output::encode(encoding, &all)?)?;
         }
         None => {
             output::print(&lines(&findings, session.style()))?;
