@@ -9,7 +9,7 @@ use collect_e2e::say;
 pub enum Target {
     AtMost(f64),
     AtLeast(f64),
-    /// Like `AtLeast`, where the run is too short to hold anybody to it.
+    /// Like `AtLeast`, but nobody is held to it.
     Hoped(f64),
 }
 
@@ -71,7 +71,7 @@ impl Table {
                 None => String::new(),
                 Some((target, true)) => format!("{target}  ok"),
                 Some((target @ Target::Hoped(_), false)) => {
-                    format!("{target}  below, no more than a hint at this size")
+                    format!("{target}  below, no more than a hint")
                 }
                 Some((target, false)) => format!("{target}  MISSED"),
             };
