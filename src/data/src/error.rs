@@ -84,6 +84,7 @@ impl Error {
         match self {
             Self::Http(error) => error.class(),
             Self::Sink(error) => error.class(),
+            Self::Collect(error) => error.class(),
             Self::Commit(error) => error.class(),
             Self::Hook(error) => error.class(),
             Self::Secret(_)
@@ -92,7 +93,6 @@ impl Error {
             | Self::Page(_)
             | Self::Paginate(_)
             | Self::Record(_)
-            | Self::Collect(_)
             | Self::Plan(_) => Class::Permanent,
         }
     }

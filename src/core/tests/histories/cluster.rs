@@ -284,6 +284,10 @@ fn collect(
     let count = i64::try_from(records.len()).unwrap();
     let manifest = Manifest { parts: world.workers[at].checkpoint.parts.clone(), records: count };
     if !world.sink.manifests.contains_key(slice) {
+        if world.sink.read(slice, &manifest.parts).is_none() {
+            // The run was committed without this slice, and what it had written was removed.
+            return end(world, at, Some(exit::RETRYABLE), TerminationMessage::default());
+        }
         world.check_commit(slice, records, &manifest);
     }
     if world.sink.commit(slice, manifest) {

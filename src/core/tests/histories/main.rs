@@ -63,6 +63,8 @@ use proptest::{
     test_runner::{Config, RngSeed},
 };
 
+use events::{Ending, Event, Fate, History};
+
 /// The same histories every time, so many that they take a few seconds in a debug build. Whoever asks for a number by the
 /// environment gets others each time.
 fn config() -> Config {
@@ -80,4 +82,27 @@ proptest! {
             return Err(TestCaseError::fail(broken));
         }
     }
+}
+
+/// A slice is given up, its run is committed without it, and then its worker, on a lost node, is done.
+#[test]
+fn a_worker_that_was_given_up_commits_nothing_that_was_removed() {
+    let setup = setup::Setup {
+        shape: &[(&[], 0), (&["a"], 1), (&["b"], 2)],
+        operators: 2,
+        parallelism: 2,
+        history: 0,
+        max_attempts: 1,
+        max_disruptions: 0,
+        out_of_memory: None,
+        tolerate: Some(1),
+        fail_fast: false,
+        deadline: None,
+        stall_timeout: 300,
+        compare: false,
+        hooks: false,
+    };
+    let lost = Event::Worker(0, Fate::NodeLost);
+    let events = vec![Event::Run(14), lost, Event::Wait(400), Event::Round(0), Event::Run(3)];
+    run::run(&History { setup, events, ending: Ending::Finish }).unwrap();
 }

@@ -32,7 +32,7 @@ use crate::{
         paginate::{Facts, Rule, State, Stop},
     },
     secrets::Secrets,
-    sink::{Created, Manifest, Owner, Store},
+    sink::{self, Created, Manifest, Owner, Store},
 };
 use checkpoint::Place;
 use slice::Slice;
@@ -62,12 +62,31 @@ pub enum CollectError {
         /// Items of the slice.
         items: usize,
     },
+    /// What was written is not there any more.
+    #[error(
+        "the file `{path}` of this slice was removed from the sink or changed while the slice was collected, by hand, or because its run was committed without it; the next attempt collects it again"
+    )]
+    PartMissing {
+        /// The file.
+        path: String,
+    },
 }
 
 impl CollectError {
     /// Short word.
     pub fn category(&self) -> &'static str {
-        "CheckpointInvalid"
+        match self {
+            Self::WrongCheckpoint { .. } => "CheckpointInvalid",
+            Self::PartMissing { .. } => "PartMissing",
+        }
+    }
+
+    /// What it means for the attempt.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::WrongCheckpoint { .. } => Class::Permanent,
+            Self::PartMissing { .. } => Class::Retryable,
+        }
     }
 }
 
@@ -306,6 +325,16 @@ impl<'a> Collector<'a> {
         self.control.note(|progress| progress.stage = Stage::Committing);
         slice.close(None).await?;
         let manifest = slice.into_manifest(Owner::of(&self.assignment.identity));
+        // Whoever was given up and comes back late: the run may have been committed without this slice, and its files removed (I7).
+        // What is removed after this look is found by the next commit of the run, which looks again.
+        let listed = self.store.list(&self.assignment.identity.slice_folder()).await?;
+        let files = manifest.parts.iter().chain(&manifest.rejects);
+        if let Some(missing) = sink::missing(files, &listed) {
+            return match self.store.get(&path).await? {
+                Some((bytes, _)) => self.already_committed(path, &bytes),
+                None => Err(CollectError::PartMissing { path: missing.path.clone() }.into()),
+            };
+        }
         match self.store.create(&path, &manifest.encode()?).await? {
             Created::Ours => Ok(Ending::Done(manifest.result(path))),
             Created::Theirs(bytes) => self.already_committed(path, &bytes),

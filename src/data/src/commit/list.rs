@@ -1,6 +1,6 @@
 //! The files of a run: found by its manifests, listed once, everything else removed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use collect_api::protocol::Identity;
@@ -9,7 +9,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::CommitError;
 use crate::{
     Error,
-    sink::{FilePart, Kind, Listed, MANIFEST, Manifest, SinkError, Store},
+    sink::{FilePart, Kind, Listed, MANIFEST, Manifest, SinkError, Store, missing},
 };
 
 /// Name of the file list in a run's folder.
@@ -125,8 +125,7 @@ pub fn lines(parts: &[FilePart]) -> Result<Bytes, SinkError> {
 /// # Errors
 /// For the first part that is not.
 pub fn check_parts(visible: &Visible, listed: &[Listed]) -> Result<(), CommitError> {
-    let found: BTreeMap<&str, u64> = listed.iter().map(|object| (object.path.as_str(), object.bytes)).collect();
-    match visible.parts.iter().find(|part| found.get(part.path.as_str()).copied() != u64::try_from(part.bytes).ok()) {
+    match missing(&visible.parts, listed) {
         Some(part) => Err(CommitError::PartMissing { path: part.path.clone(), rows: part.rows }),
         None => Ok(()),
     }

@@ -1,10 +1,12 @@
 //! The manifest of a slice: the one thing that makes its parts visible (I5, I6).
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use collect_api::protocol::{CollectResult, Identity, Tally};
 use serde::{Deserialize, Serialize};
 
-use super::{SinkError, part::Levels};
+use super::{Listed, SinkError, part::Levels};
 
 /// Name of the manifest in a slice's folder.
 pub const MANIFEST: &str = "manifest.json";
@@ -24,6 +26,12 @@ pub struct FilePart {
     /// Level values of its records: by level, each that occurs.
     #[serde(default)]
     pub levels: Levels,
+}
+
+/// The first of these files that is not among what is `listed` with as many bytes as it should have. Pure.
+pub fn missing<'a>(files: impl IntoIterator<Item = &'a FilePart>, listed: &[Listed]) -> Option<&'a FilePart> {
+    let found: BTreeMap<&str, u64> = listed.iter().map(|object| (object.path.as_str(), object.bytes)).collect();
+    files.into_iter().find(|file| found.get(file.path.as_str()).copied() != u64::try_from(file.bytes).ok())
 }
 
 /// Which slice a manifest is about. Names for people are no part of it.

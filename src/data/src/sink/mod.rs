@@ -7,7 +7,7 @@ mod part;
 mod store;
 
 pub use encode::{Encoding, Shared};
-pub use manifest::{FilePart, MANIFEST, Manifest, Owner};
+pub use manifest::{FilePart, MANIFEST, Manifest, Owner, missing};
 pub use part::{Levels, PartMeta, PartWriter};
 pub use store::{Created, Kind, Listed, Store, Version};
 

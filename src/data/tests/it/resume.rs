@@ -1,7 +1,7 @@
 //! Pause, resume, zombies: nothing twice, nothing lost, nothing read again without need.
 
 use collect_api::protocol::{Checkpoint, CollectWork, MAX_CHECKPOINT_BYTES, RateShare, Work};
-use collect_data::{Control, Ending};
+use collect_data::{Class, Control, Ending};
 use collect_registry::{Controlled, Effect, Options, When};
 use serde_json::{Value, json};
 
@@ -100,6 +100,29 @@ async fn parts_that_are_gone_or_changed_are_collected_again() {
         assert!(matches!(done, Ending::Done(_)));
         assert_eq!(lab.codes(), lab.held(4));
     }
+}
+
+/// A worker that was given up comes back after its run was committed without it.
+#[tokio::test]
+async fn a_manifest_never_names_a_part_that_was_removed_meanwhile() {
+    let slowly = Effect::Delay { milliseconds: 20 }.always();
+    let lab = Lab::with(collect_registry::Registry::small(), Options::faults([slowly])).await;
+    let folder = lab.files().join("runs/1-3f9c2a71/0");
+    let collecting = collect_until(&lab, json!({"pagination": pages(10)}), vec![whole()], None, 1, None);
+    let removing = async {
+        let part = folder.join("1-1bbbbbbb/part-0.ndjson.zst");
+        while !part.exists() {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        std::fs::remove_file(part).unwrap();
+    };
+    let (ended, ()) = tokio::join!(collecting, removing);
+    let error = ended.unwrap_err();
+    assert_eq!((error.category(), error.class()), ("PartMissing", Class::Retryable), "{error}");
+    assert!(!folder.join("manifest.json").exists());
+    let done = collect_until(&lab, json!({"pagination": pages(10)}), vec![whole()], None, 2, None).await.unwrap();
+    assert!(matches!(done, Ending::Done(_)));
+    assert_eq!(lab.codes(), lab.held(4));
 }
 
 #[tokio::test]
