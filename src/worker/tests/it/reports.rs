@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use collect_api::protocol::{Directive, Endpoint, PlanWork, Work, WorkResult, exit};
-use collect_registry::{Effect, Options, Registry};
+use collect_registry::{Effect, Fault, Options, Registry, When};
 use serde_json::{Value, json};
 
 use crate::lab::{Lab, pages, until};
@@ -14,8 +14,11 @@ async fn slow() -> (Lab, Operator) {
 }
 
 async fn slow_by(milliseconds: u64) -> (Lab, Operator) {
-    let delay = Effect::Delay { milliseconds };
-    let mut lab = Lab::with(Registry::small(), Options::faults([delay.always()])).await;
+    with(Effect::Delay { milliseconds }.always()).await
+}
+
+async fn with(fault: Fault) -> (Lab, Operator) {
+    let mut lab = Lab::with(Registry::small(), Options::faults([fault])).await;
     let operator = Operator::default();
     lab.endpoint = Some(operator.serve(lab.dir.path()).await);
     (lab, operator)
@@ -61,7 +64,8 @@ async fn checkpoint_and_exit_is_obeyed_and_the_confirmed_checkpoint_is_not_repea
 
 #[tokio::test(flavor = "multi_thread")]
 async fn abort_ends_as_fenced() {
-    let (lab, operator) = slow().await;
+    // It would never end by itself.
+    let (lab, operator) = with(Effect::Stuck.when(When { skip: 5, ..When::default() })).await;
     operator.direct(Directive::Abort);
     let ended = lab.run(&lab.collect(source(), None), "aaaaaaaa-1").await;
     assert_eq!((ended.code, ended.message.result), (exit::FENCED, None));
