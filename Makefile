@@ -32,7 +32,7 @@ test: ## Run every test: unit, property, API, end-to-end. Prints what it skipped
 	@tests/run.sh
 
 .PHONY: bench-scale
-bench-scale: ## Benchmark the operator with SHARDS=20000 played collectors, PARALLELISM=300 at once, HISTORY=100 of each task stay, against raw Jobs. BRANCHES=n: below n tasks. STOCK=1: controllers with the limits that Kubernetes ships. COLLECT_BIN_DIR: programs that are built.
+bench-scale: ## Benchmark the operator with SHARDS=20000 played collectors, PARALLELISM=300 at once, HISTORY=100 of each task stay, against as many raw Jobs (RAW=n: n of them). BRANCHES=n: below n tasks. STOCK=1: controllers with the limits that Kubernetes ships. COLLECT_BIN_DIR: programs that are built.
 	@tests/prerequisites.sh cargo go cc c++ cmake flock
 	triple=$$(uname -m)-unknown-linux-gnu
 	RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked --target "$$triple" \

@@ -49,11 +49,6 @@ impl Usage {
         self.by_process.values().sum()
     }
 
-    /// Whether the machine had hardly any time left.
-    pub fn is_exhausted(&self) -> bool {
-        self.busy >= self.capacity * 0.9
-    }
-
     /// CPU seconds of processes that have no part in the run.
     pub fn of_others(&self) -> f64 {
         (self.busy - self.of_all()).max(0.0)
